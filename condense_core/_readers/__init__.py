@@ -1,0 +1,1 @@
+"""Readers behind the names of `condense_core.sources`, one module per kind."""

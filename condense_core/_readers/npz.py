@@ -1,0 +1,175 @@
+"""Arrays in npz files: plain ones, and the batches of downsampled ImageNet.
+
+Shape suffixes: N data set, C H W image.
+"""
+
+from collections.abc import Callable, Mapping
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from condense_core._convert import fit_images, index_labels, quantise
+from condense_core._readers.imagefolder import read_imagefolder
+from condense_core._readers.request import Request, class_positions
+from condense_core.data import ImageData
+from condense_core.errors import DataError, MissingSplitError
+
+# Glob patterns of the files of each split; the first that matches anything is used.
+_PLAIN = {"train": ("train*.npz",), "test": ("test*.npz", "val*.npz")}
+_IMAGENET = {"train": ("train_data_batch_*.npz",), "test": ("val_data*.npz",)}
+
+
+def read_npz(request: Request) -> ImageData:
+    """``train*.npz`` and ``test*.npz`` or ``val*.npz``, concatenated by name.
+
+    Arrays: ``images`` (N, H, W, C) or (N, H, W), ``labels`` (N,), and optionally
+    ``classes``, the names.
+    """
+    return _read(request, _PLAIN, key="images", to_nchw=_channels_first)
+
+
+def read_imagenet64(request: Request) -> ImageData:
+    """An image folder tree, or the published npz batches of downsampled ImageNet."""
+    root = request.folder()
+    if (root / "train").is_dir() or not any(root.glob("*.npz")):
+        return read_imagefolder(request)
+    return _read(request, _IMAGENET, key="data", to_nchw=_rows_to_images)
+
+
+def _read(
+    request: Request,
+    patterns: Mapping[str, tuple[str, ...]],
+    *,
+    key: str,
+    to_nchw: Callable[[NDArray[Any], Path], Tensor],
+) -> ImageData:
+    root = request.folder()
+    train, paths = (_files(root, patterns[split]) for split in ("train", request.split))
+    if not paths:
+        kind = MissingSplitError if train else DataError
+        raise kind(
+            f"{request.name}: no {' or '.join(patterns[request.split])} in "
+            f"{str(root)!r} for the {request.split} split: check --data-root"
+        )
+    per_file = [_array(path, "labels") for path in paths]
+    labels, classes = _labels(per_file, paths, train or paths)
+    images = torch.empty(0)
+    start = 0
+    # Into one array, file by file: big sets would not fit in memory twice.
+    for path, values in zip(paths, per_file, strict=True):
+        part = to_nchw(_array(path, key), path)
+        part = quantise(part, name=str(path))
+        if len(part) != len(values):
+            raise DataError(
+                f"{str(path)!r} has {len(part)} images but {len(values)} labels: "
+                "write one label per image"
+            )
+        part = fit_images(part, size=request.image_size, channels=request.channels)
+        if path == paths[0]:
+            images = torch.empty((len(labels), *part.shape[1:]), dtype=torch.uint8)
+        if part.shape[1:] != images.shape[1:]:
+            raise DataError(
+                f"{str(path)!r} has images of shape {tuple(part.shape[1:])}, "
+                f"{paths[0].name} of {tuple(images.shape[1:])}: use --set "
+                "data.image_size=[H,W] and --set data.channels=1|3"
+            )
+        images[start : start + len(part)] = part
+        start += len(part)
+    return ImageData(images=images, labels=labels, classes=classes, name=request.name)
+
+
+def _files(root: Path, patterns: tuple[str, ...]) -> list[Path]:
+    for pattern in patterns:
+        if found := sorted(root.glob(pattern)):
+            return found
+    return []
+
+
+def _array(path: Path, key: str, *, optional: bool = False) -> NDArray[Any]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if key in archive:
+                return np.asarray(archive[key])
+            found = ", ".join(archive.files) or "nothing"
+    except Exception as error:  # damaged archives raise almost anything
+        detail = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(
+            f"cannot read {key!r} of {str(path)!r} ({detail}): write it again with "
+            "numpy.savez from plain arrays, not objects"
+        ) from error
+    if optional:
+        return np.empty(0)
+    raise DataError(
+        f"{str(path)!r} has no array {key!r} (found: {found}): add it with numpy.savez"
+    )
+
+
+def _labels(
+    per_file: list[NDArray[Any]], paths: list[Path], train: list[Path]
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels of ``paths``, numbered as in the training files, and the class names."""
+    values = _concatenate(per_file, paths)
+    names, train_names = _names(paths), _names(train)
+    where = paths[0].name
+    if paths == train:
+        return index_labels(values, name=where, classes=train_names)
+    if names and train_names and names != train_names:
+        labels, own = index_labels(values, name=where, classes=names)
+        positions = class_positions(own, train_names, where=where)
+        return torch.tensor(positions)[labels], tuple(train_names)
+    # Numbered together, so that a value absent from one split shifts nothing.
+    train_values = _concatenate([_array(path, "labels") for path in train], train)
+    together = np.concatenate([train_values, values])
+    labels, classes = index_labels(together, name=where, classes=train_names)
+    if train_names is None:
+        trained = index_labels(train_values, name=train[0].name)[1]
+        class_positions(classes, trained, where=where)
+    return labels[len(train_values) :], classes
+
+
+def _names(paths: list[Path]) -> list[str] | None:
+    """The ``classes`` of the files, which must agree; None if they have none."""
+    listed = [_array(path, "classes", optional=True).tolist() for path in paths]
+    for path, names in zip(paths, listed, strict=True):
+        if names != listed[0]:
+            raise DataError(
+                f"{str(path)!r} and {paths[0].name} list different classes: write the "
+                "same 'classes' to both"
+            )
+    return [str(name) for name in listed[0]] or None
+
+
+def _concatenate(per_file: list[NDArray[Any]], paths: list[Path]) -> NDArray[Any]:
+    for path, values in zip(paths, per_file, strict=True):
+        if values.ndim != 1:
+            raise DataError(
+                f"{str(path)!r} has labels of shape {values.shape}: write one integer "
+                "per image"
+            )
+    return np.concatenate(per_file)
+
+
+def _channels_first(images: NDArray[Any], path: Path) -> Tensor:
+    if images.ndim == 3:
+        return torch.from_numpy(images)[:, None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise DataError(
+            f"{str(path)!r} has images of shape {images.shape}: write (N, H, W, C) "
+            "with C 1 or 3, or (N, H, W)"
+        )
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def _rows_to_images(rows: NDArray[Any], path: Path) -> Tensor:
+    side = isqrt(rows.shape[-1] // 3)
+    if rows.ndim != 2 or rows.shape[1] != 3 * side * side:
+        raise DataError(
+            f"{str(path)!r} has data of shape {rows.shape}: expected the (N, 12288) "
+            "rows of downsampled ImageNet"
+        )
+    return torch.from_numpy(rows).reshape(-1, 3, side, side)

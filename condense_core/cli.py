@@ -1,0 +1,360 @@
+"""The ``condense`` command.
+
+Exit codes: 0 done; 2 bad usage or bad input, with one line on stderr; 1 anything else.
+Heavy modules are imported by the subcommand that needs them, so that ``--help`` and
+usage errors are instant.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from condense_core.errors import CondenseError, ConfigError
+
+if TYPE_CHECKING:
+    from condense_core.config import CondenseConfig
+    from condense_core.data import ImageData
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except CondenseError as error:
+        print(f"condense: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("condense: interrupted; the same command goes on", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="condense",
+        description="Condense a data set into a codebook and a generator.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="condense, evaluate and report")
+    run.add_argument("config", metavar="PRESET|CONFIG.yaml")
+    _add_data_root(run)
+    run.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="override a config value; may be repeated",
+    )
+    run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    run.add_argument("--dry-run", action="store_true", help="check and show, then stop")
+    run.set_defaults(run=_run)
+
+    evaluate = commands.add_parser("evaluate", help="train networks on a set, test")
+    evaluate.add_argument(
+        "what",
+        metavar="WHAT",
+        help="an artefact, .npz, .pt or image folder, or random, herding, kcenter, "
+        "forgetting, full",
+    )
+    evaluate.add_argument("--dataset", required=True, help="whose test images")
+    _add_data_root(evaluate)
+    evaluate.add_argument(
+        "--ipc", type=int, default=1, help="images per class to select"
+    )
+    evaluate.add_argument("--recipe", default="paper-300")
+    evaluate.add_argument("--network", default="convnet", metavar="NET[,NET]")
+    evaluate.add_argument("--width", type=int, help="channels (default: published)")
+    evaluate.add_argument("--repeats", type=int, default=20)
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--max-steps", type=int, help="cap on optimiser steps")
+    evaluate.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"))
+    evaluate.add_argument("--channels", type=int, choices=(1, 3))
+    evaluate.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="mirror images when augmenting (default: by data set)",
+    )
+    evaluate.add_argument("--device", default="auto")
+    evaluate.add_argument(
+        "--json", metavar="FILE", help="write the report; - for stdout"
+    )
+    evaluate.set_defaults(run=_evaluate)
+
+    inspect = commands.add_parser("inspect", help="say what an artefact holds")
+    inspect.add_argument("artefact", type=Path)
+    inspect.add_argument("--json", metavar="FILE", help="write as JSON; - for stdout")
+    inspect.set_defaults(run=_inspect)
+
+    export = commands.add_parser("export", help="write the images of an artefact")
+    export.add_argument("artefact", type=Path)
+    export.add_argument(
+        "--format", required=True, choices=("png", "npz", "pt", "imagefolder")
+    )
+    export.add_argument("--out", type=Path, required=True)
+    export.set_defaults(run=_export)
+
+    report = commands.add_parser("report", help="write report.html of a finished run")
+    report.add_argument("run_dir", type=Path)
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _add_data_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-root", type=Path, help="folder of the data set")
+    parser.add_argument(
+        "--download", action="store_true", help="let torchvision fetch missing files"
+    )
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from condense_core.devices import resolve_device
+    from condense_core.experiment import load_splits, run_experiment
+    from condense_core.report import results_table
+    from condense_core.run import check_fit
+
+    name, config = _config(arguments.config)
+    config = config.with_overrides(arguments.overrides)
+    _check_evaluation(config)
+    resolve_device(arguments.device)
+    train, test, note = load_splits(
+        config, data_root=arguments.data_root, download=arguments.download
+    )
+    check_fit(train, config)
+    out = arguments.out or Path("runs") / name
+    print(_summary(train, test, config, out), file=sys.stderr)
+    if note is not None:
+        print(note, file=sys.stderr)
+    if arguments.dry_run:
+        print(config.to_yaml(), end="")
+        return
+    report = run_experiment(train, test, config, out=out, device=arguments.device)
+    print(
+        f"{report['dataset']}, recipe {report['recipe']}, {report['network']} of width "
+        f"{report['width']}:"
+    )
+    print(results_table(report))
+    print(f"report: {out / 'report.html'}")
+
+
+def _config(name: str) -> "tuple[str, CondenseConfig]":
+    from condense_core.config import CondenseConfig
+
+    if name.endswith((".yaml", ".yml")):
+        return Path(name).stem, CondenseConfig.from_yaml(name)
+    return name, CondenseConfig.preset(name)
+
+
+def _check_evaluation(config: "CondenseConfig") -> None:
+    """Refuse a wrong recipe, reference or network before hours of work, not after."""
+    from condense_core.networks import NETWORKS
+    from condense_core.references import REFERENCES
+    from condense_core.training import resolve_recipe
+
+    resolve_recipe(config.evaluate.recipe)
+    for name in config.evaluate.baselines:
+        if name not in REFERENCES:
+            raise ConfigError(
+                f"evaluate.baselines has {name!r}: choose from {', '.join(REFERENCES)}"
+            )
+    if config.evaluate.network not in NETWORKS:
+        raise ConfigError(
+            f"evaluate.network is {config.evaluate.network!r}: choose from "
+            f"{', '.join(NETWORKS)}"
+        )
+
+
+def _summary(
+    train: "ImageData", test: "ImageData", config: "CondenseConfig", out: Path
+) -> str:
+    channels, height, width = train.image_shape
+    count = config.format.images_per_class
+    return (
+        f"{train.name}: {len(train)} training and {len(test)} test images of "
+        f"{height}x{width} px, {channels} channel{'s' if channels > 1 else ''}, "
+        f"{train.num_classes} classes -> {count} image{'s' if count > 1 else ''} a "
+        f"class ({config.format.kind}), {config.loop.total} updates, in {out}"
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from condense_core.devices import resolve_device
+    from condense_core.evaluate import evaluate
+    from condense_core.presets import flips
+    from condense_core.references import REFERENCES, evaluate_reference
+    from condense_core.stored_sets import is_stored_set, load_stored_set
+    from condense_core.training import resolve_recipe
+
+    recipe = resolve_recipe(arguments.recipe)
+    device = resolve_device(arguments.device)
+    what = arguments.what
+    stored = what not in REFERENCES
+    if stored and not is_stored_set(what):
+        raise ConfigError(
+            f"unknown WHAT {what!r}: name a file, a folder or one of "
+            f"{', '.join(REFERENCES)}"
+        )
+    size = tuple(arguments.image_size) if arguments.image_size else None
+    options: dict[str, Any] = {
+        "data_root": arguments.data_root,
+        "download": arguments.download,
+        "image_size": size,
+        "channels": arguments.channels,
+    }
+    if what.endswith(".safetensors") and Path(what).exists():
+        # The artefact knows how its data were resized; test images must be alike.
+        data_config = load_stored_set(Path(what), ()).config.get("data")
+        if isinstance(data_config, dict):
+            options["image_size"] = size or data_config.get("image_size")
+            options["channels"] = arguments.channels or data_config.get("channels")
+    train, test = _splits(arguments.dataset, options)
+    flip = flips(arguments.dataset) if arguments.flip is None else arguments.flip
+    reports = []
+    for network in arguments.network.split(","):
+        settings: dict[str, Any] = {
+            "recipe": recipe,
+            "network": network,
+            "width": arguments.width,
+            "repeats": arguments.repeats,
+            "seed": arguments.seed,
+            "device": device,
+            "flip": flip,
+            "on_repeat": lambda repeat, accuracy: print(
+                f"repeat {repeat + 1}/{arguments.repeats}: {accuracy:.2f} %",
+                file=sys.stderr,
+            ),
+        }
+        if stored:
+            training_set = load_stored_set(Path(what), test.classes)
+            report = evaluate(
+                training_set.data,
+                test,
+                statistics=training_set.statistics or train.statistics(),
+                max_steps=arguments.max_steps,
+                **settings,
+            )
+        else:
+            report = evaluate_reference(
+                what,
+                train,
+                test,
+                images_per_class=arguments.ipc,
+                statistics=train.statistics(),
+                full_max_steps=arguments.max_steps,
+                **settings,
+            )
+        reports.append(report.to_dict())
+        print(
+            f"{what} on {test.name}: {report.accuracy_mean:.2f} ± "
+            f"{report.accuracy_std:.2f} % ({report.repeats} x {network} of width "
+            f"{report.width}, {report.recipe}, {report.images} images, "
+            f"{report.bytes:,} bytes)",
+            file=sys.stderr if arguments.json == "-" else sys.stdout,
+        )
+    _write_json(arguments.json, reports[0] if len(reports) == 1 else reports)
+
+
+def _splits(name: str, options: dict[str, Any]) -> "tuple[ImageData, ImageData]":
+    """Training and test images of a named set, held out as ``run`` does it."""
+    from condense_core.config import CondenseConfig
+    from condense_core.experiment import load_splits
+
+    config = CondenseConfig.from_dict(
+        {
+            "data": {
+                "name": name,
+                "image_size": options["image_size"],
+                "channels": options["channels"],
+            }
+        }
+    )
+    train, test, note = load_splits(
+        config, data_root=options["data_root"], download=options["download"]
+    )
+    if note is not None:
+        print(note, file=sys.stderr)
+    return train, test
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from condense_core.artefact import CondensedDataset
+
+    condensed = CondensedDataset.load(arguments.artefact)
+    content = {
+        "classes": list(condensed.classes),
+        "ipc": condensed.images_per_class,
+        "image_shape": list(condensed.image_shape),
+        "bytes": condensed.nbytes,
+        "bytes_by_part": condensed.bytes_by_part(),
+        "pixel_bytes": condensed.pixel_bytes,
+        "bits_per_class": condensed.bits_per_class,
+        "precision": condensed.precision,
+        **{k: v for k, v in condensed.metadata.items() if k not in ("classes",)},
+    }
+    if arguments.json is not None:
+        _write_json(arguments.json, content)
+        return
+    names = ", ".join(condensed.classes[:20])
+    more = f", ... ({len(condensed.classes)})" if len(condensed.classes) > 20 else ""
+    channels, height, width = condensed.image_shape
+    lines = {
+        "classes": names + more,
+        "images": f"{condensed.images_per_class} per class, {height}x{width} px, "
+        f"{channels} channel(s)",
+        "format": f"{condensed.spec.kind}, {condensed.precision}",
+        "bytes": f"{condensed.nbytes:,} "
+        f"({', '.join(f'{k} {v:,}' for k, v in condensed.bytes_by_part().items())})",
+        "as 8-bit pixels": f"{condensed.pixel_bytes:,} bytes",
+        "bits per class": f"{condensed.bits_per_class:,.0f}",
+        "data": json.dumps(condensed.metadata.get("data")),
+        "versions": json.dumps(condensed.metadata.get("versions")),
+        "digest": condensed.digest,
+    }
+    for key, value in lines.items():
+        print(f"{key:<16} {value}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from condense_core.artefact import CondensedDataset
+    from condense_core.export import export
+
+    condensed = CondensedDataset.load(arguments.artefact)
+    print(export(condensed, format=arguments.format, out=arguments.out))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from condense_core.report import write_report
+
+    print(write_report(arguments.run_dir))
+
+
+def _write_json(target: str | None, content: Any) -> None:
+    if target is None:
+        return
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    if target == "-":
+        print(text)
+        return
+    from condense_core.runlog import atomic_write_text
+
+    atomic_write_text(target, text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,538 @@
+"""Configuration: frozen dataclasses, strict YAML, ``--set key.path=value``.
+
+Every option of a run is a field here with its unit and its source; the classes check
+ranges themselves, so an invalid configuration cannot exist. Presets are in
+`condense_core.presets`.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+
+from condense_core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Where the real images come from."""
+
+    name: str = "digits"
+    """Source: digits, mnist, fashionmnist, svhn, cifar10, cifar100, imagefolder, npz,
+    imagenet64."""
+    image_size: tuple[int, int] | None = None
+    """(height, width) in pixels to resize to; None keeps the size of the source."""
+    channels: Literal[1, 3] | None = None
+    """Convert to grey or RGB; None keeps the source's."""
+    flip: bool = True
+    """Whether a mirrored image keeps its meaning; False for digits and letters."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FormatConfig:
+    """What the data set is condensed into."""
+
+    kind: Literal["generator", "pixels"] = "generator"
+    """``pixels`` learns the images themselves: the reference format."""
+    images_per_class: int = 1
+    """K, the number of codes (sec. 3.2)."""
+    codes: Literal["learned", "uniform", "truncated"] = "learned"
+    """Rows of Table 7."""
+    truncation: float = 0.5
+    """Bound of ``truncated`` codes, in standard deviations."""
+    latent_dim: int = 64
+    """C of the paper's Z in R^(K x C)."""
+    embedding: Literal["class_mean", "online", "one_hot"] = "class_mean"
+    """Class embedding, rows of Table 6."""
+    projected_dim: int = 64
+    """Size of the class embedding after its projection."""
+    channels: int = 64
+    """Width of every convolution of the generator."""
+    blocks: int | None = None
+    """Upsampling blocks; None: 3 for 28 and 32 px, 4 for 64 px (sec. 4.2)."""
+    precision: Literal["fp32", "fp16", "int8"] = "fp16"
+    """How the artefact stores weights."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("format.images_per_class", self.images_per_class, 1)
+        _at_least("format.latent_dim", self.latent_dim, 1)
+        _at_least("format.projected_dim", self.projected_dim, 1)
+        _at_least("format.channels", self.channels, 1)
+        _positive("format.truncation", self.truncation)
+        if self.blocks is not None and not 1 <= self.blocks <= 7:
+            raise ConfigError(
+                f"format.blocks is {self.blocks}: choose 1 to 7, seven give 128 px"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkConfig:
+    """The matching network phi, and the students of the unrolled objective."""
+
+    name: str = "convnet"
+    """convnet, alexnet, vgg11, resnet18 or mlp."""
+    width: int | None = 128
+    """Channels; the field evaluates at 128."""
+    depth: int | None = None
+    """Blocks; None: 3 up to 32 px, 4 for 64 px."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("network.width", self.width, 1)
+        _at_least("network.depth", self.depth, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherConfig:
+    """A network trained on the real data, for class embeddings and soft labels."""
+
+    width: int | None = 128
+    """Channels of its ConvNet; also the size of the stored class embedding."""
+    steps: int = 1000
+    """Training steps of 256 images."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("teacher.width", self.width, 1)
+        _at_least("teacher.steps", self.steps, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainConfig:
+    """How generator and codebook start (sec. 4.2)."""
+
+    method: Literal["reconstruction", "adversarial", "none"] = "reconstruction"
+    """``adversarial`` is the paper's; ``reconstruction`` fits ``targets``."""
+    targets: Literal["centres", "images"] = "centres"
+    """K cluster centres of each class (nobody's image) or K real images."""
+    steps: int = 1000
+    """Generator updates."""
+    learning_rate: float = 2e-3
+    """Adam's step size."""
+    batch_size: int = 256
+    """Images a step, at most."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("pretrain.steps", self.steps, 1)
+        _at_least("pretrain.batch_size", self.batch_size, 1)
+        _positive("pretrain.learning_rate", self.learning_rate)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Weights and shapes of the terms of L_con; a weight of 0 switches a term off."""
+
+    adversarial: float = 0.01
+    """L_adv, Eq. 1."""
+    classification: float = 0.1
+    """L_c, sec. 3.2."""
+    matching: float = 1.0
+    """L_f, Eq. 2."""
+    intra: float = 0.01
+    """L_intra, Eq. 3."""
+    inter: float = 0.1
+    """L_inter, Eq. 4."""
+    unrolled: float = 0.0
+    """Loss on real images of a student trained on the synthetic ones; not in the
+    paper."""
+    adversarial_space: Literal["feature", "pixel"] = "feature"
+    """``pixel`` judges images: l_real of Table 8."""
+    saturating: bool = False
+    """The literal log(1 - D) of Eq. 1 for the generator."""
+    classifier: Literal["phi", "auxiliary"] = "phi"
+    """Head of L_c: phi's own, or one trained on real and synthetic features."""
+    soft_labels: bool = False
+    """Targets of L_c from the teacher instead of hard labels (ImageNet, sec. 4.2)."""
+    soft_temperature: float = 4.0
+    """Softens the teacher's labels."""
+    matching_mode: Literal["class_mean", "per_sample"] = "class_mean"
+    """``per_sample`` is Eq. 2 as written."""
+    layer_weights: tuple[float, ...] | None = None
+    """One factor for each layer of phi in L_f; None is all ones."""
+    intra_centre: Literal["online", "class_embedding", "none"] = "online"
+    """Centre of Eq. 3: real class mean under phi, the literal c(y), or none (Fig. 4b).
+    """
+    tau: float = 0.1
+    """Temperature of Eq. 3, on unit vectors."""
+    margin: float = 1.0
+    """tau_m of Eq. 4."""
+    margin_relative: bool = True
+    """Margin in multiples of the mean distance of real class means."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in LOSS_TERMS:
+            _non_negative(f"loss.{name}", getattr(self, name))
+        _positive("loss.tau", self.tau)
+        _positive("loss.soft_temperature", self.soft_temperature)
+        _non_negative("loss.margin", self.margin)
+        for weight in self.layer_weights or ():
+            _non_negative("loss.layer_weights", weight)
+        if not any(getattr(self, name) for name in LOSS_TERMS):
+            raise ConfigError("all loss weights are 0: set at least one loss.* above 0")
+
+
+LOSS_TERMS = (
+    "adversarial",
+    "classification",
+    "matching",
+    "intra",
+    "inter",
+    "unrolled",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopConfig:
+    """Algorithm 1. The total of generator updates is restarts x N x M."""
+
+    restarts: int = 20
+    """Times phi is initialised anew."""
+    network_updates: int = 100
+    """N: outer iterations for one phi, each ending in an update of phi."""
+    generator_updates: int = 5
+    """M: updates of (Z, G) between two updates of phi."""
+    network_steps: int = 1
+    """Optimiser steps of one update of phi on real images."""
+    network_batch: int = 256
+    """Real images of one such step."""
+    association: int = 256
+    """Real images of each class that a step is matched to."""
+    reuse_association: bool = True
+    """Keep association and real features while phi is frozen, instead of sampling
+    anew at each of the M updates: the same expectation at a fraction of the cost."""
+    classes_per_step: int | None = None
+    """Classes a generator update touches; None is all."""
+    codes_per_step: int | None = None
+    """Codes a generator update uses; None is all K."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for spec in dataclasses.fields(self):
+            if spec.name != "reuse_association":
+                _at_least(f"loop.{spec.name}", getattr(self, spec.name), 1)
+
+    @property
+    def total(self) -> int:
+        """Generator updates of a whole run."""
+        return self.restarts * self.network_updates * self.generator_updates
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimiserConfig:
+    """Optimisers of codebook, generator, discriminator and phi."""
+
+    name: Literal["adam", "sgd"] = "adam"
+    """For codebook and generator; the paper uses SGD."""
+    codebook_lr: float = 1e-2
+    """Sec. 4.2."""
+    generator_lr: float = 1e-3
+    """Sec. 4.2."""
+    network_lr: float = 1e-2
+    """Of phi, SGD, sec. 4.2."""
+    discriminator_lr: float = 2e-4
+    """Adam, betas (0.5, 0.999); not given in the paper."""
+    pixel_lr: float = 5e-2
+    """For the pixels format, on the logits of the images."""
+    momentum: float = 0.9
+    """Of every SGD here."""
+    decay: Literal["linear", "none"] = "linear"
+    """Linear to zero over the run (sec. 4.2)."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("codebook", "generator", "network", "discriminator", "pixel"):
+            _positive(f"optimiser.{name}_lr", getattr(self, f"{name}_lr"))
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(
+                f"optimiser.momentum is {self.momentum}: choose a value in [0, 1)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnrolledConfig:
+    """Students of the unrolled objective (backpropagation through training)."""
+
+    students: int = 10
+    """Size of the pool."""
+    window: int = 10
+    """Training steps that are differentiated through."""
+    max_age: int = 100
+    """Training steps after which a student is replaced by a new one."""
+    real_batch: int = 256
+    """Real images of the outer loss."""
+    width: int | None = 32
+    """Channels of a student's ConvNet."""
+    learning_rate: float = 1e-2
+    """Of the student, as in evaluation."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("students", "window", "max_age", "real_batch", "width"):
+            _at_least(f"unrolled.{name}", getattr(self, name), 1)
+        _positive("unrolled.learning_rate", self.learning_rate)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """The evaluation that ends a run."""
+
+    recipe: str = "paper-300"
+    """Training recipe, see `condense_core.evaluate.RECIPES`."""
+    network: str = "convnet"
+    """Architecture trained on the condensed set."""
+    width: int | None = 128
+    """Its channels."""
+    repeats: int = 5
+    """Networks trained, each from its own initialisation."""
+    baselines: tuple[str, ...] = ("random", "full")
+    """References under the same recipe: random, herding, kcenter, forgetting, full."""
+    full_max_steps: int | None = None
+    """Cap on the optimiser steps of ``full``; None trains the recipe's epochs."""
+    probe_every: int = 0
+    """Generator updates between probes of the synthetic set; 0 for none. A probe
+    trains a small network and tests it on *training* images; it selects nothing."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _at_least("evaluate.repeats", self.repeats, 1)
+        _at_least("evaluate.width", self.width, 1)
+        _at_least("evaluate.probe_every", self.probe_every, 0)
+        _at_least("evaluate.full_max_steps", self.full_max_steps, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CondenseConfig:
+    """Everything that determines a run.
+
+    Example:
+        >>> config = CondenseConfig.preset("digits")
+        >>> config.with_overrides(["loss.tau=0.2"]).loss.tau
+        0.2
+    """
+
+    seed: int = 0
+    augment: str = "color_crop_cutout_flip_scale_rotate"
+    """Siamese augmentation while condensing, or ``none``."""
+    max_synthetic_batch: int = 2048
+    """Images synthesised at once outside the inner loop; bounds memory."""
+    data: DataConfig = field(default_factory=DataConfig)
+    format: FormatConfig = field(default_factory=FormatConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    unrolled: UnrolledConfig = field(default_factory=UnrolledConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        """Check what needs more than one section."""
+        _at_least("seed", self.seed, 0)
+        _at_least("max_synthetic_batch", self.max_synthetic_batch, 1)
+        from condense_core.augment import SiameseAugment
+
+        SiameseAugment.from_text(self.augment)
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """A configuration by name.
+
+        Raises:
+            ConfigError: No such preset; names the nearest.
+        """
+        from condense_core.presets import PRESETS
+
+        if name not in PRESETS:
+            raise ConfigError(
+                f"unknown preset {name!r}{_nearest(name, PRESETS)}: choose from "
+                f"{', '.join(PRESETS)}, or name a .yaml file"
+            )
+        return cls.from_dict(PRESETS[name]())
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read a YAML file; missing keys take their defaults.
+
+        A top-level ``preset: NAME`` key starts from that preset instead.
+
+        Raises:
+            ConfigError: The file is missing or no YAML mapping, a key is unknown, or a
+                value is of the wrong type or out of range.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            line = " ".join(str(error).split())
+            raise ConfigError(f"{path} is not valid YAML: {line}") from error
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{path} holds no key: value pairs")
+        values = dict(values)
+        base = values.pop("preset", None)
+        start = cls.preset(base).to_dict() if base is not None else {}
+        return cls.from_dict(_merge(start, values))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from nested mappings, strictly.
+
+        Raises:
+            ConfigError: As `from_yaml`.
+        """
+        built: Self = _build(cls, values, path="")
+        return built
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested values, tuples as lists: the inverse of `from_dict`."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML text."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    def with_overrides(self, assignments: Sequence[str]) -> Self:
+        """Apply ``key.path=value`` texts; values are YAML.
+
+        Raises:
+            ConfigError: An assignment has no ``=``, or as `from_dict`.
+        """
+        values = self.to_dict()
+        for assignment in assignments:
+            path, separator, text = assignment.partition("=")
+            if not separator:
+                raise ConfigError(
+                    f"--set {assignment!r} has no '=': write key.path=value"
+                )
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ConfigError(f"--set {assignment!r}: not a YAML value") from error
+            override: Any = value
+            for key in reversed(path.strip().split(".")):
+                override = {key: override}
+            values = _merge(values, override)
+        return type(self).from_dict(values)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _build(cls: Any, values: Any, path: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path or 'the config'} is {values!r}: expected key: value")
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        where = f"{path}.{key}" if path else str(key)
+        if key not in hints:
+            raise ConfigError(
+                f"unknown config key {where!r}{_nearest(str(key), hints)}: choose from "
+                f"{', '.join(hints)}"
+            )
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            arguments[key] = _build(hint, value, where)
+        else:
+            arguments[key] = _coerce(hint, value, where)
+    return cls(**arguments)
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """Convert one value to its annotated type, or say what was expected."""
+    origin, choices = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):  # Literal | None is the latter
+        if value is None and type(None) in choices:
+            return None
+        (hint,) = (choice for choice in choices if choice is not type(None))
+        return _coerce(hint, value, where)
+    if origin is Literal:
+        # By type too: to Python, True and 1.0 are equal to 1.
+        if not any(type(value) is type(c) and value == c for c in choices):
+            nearest = _nearest(str(value), [str(choice) for choice in choices])
+            raise ConfigError(
+                f"{where} is {value!r}{nearest}: choose from "
+                f"{', '.join(map(str, choices))}"
+            )
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} is {value!r}: expected a list, as [a, b]")
+        if choices[-1] is not ... and len(value) != len(choices):
+            raise ConfigError(f"{where} is {value!r}: expected {len(choices)} values")
+        return tuple(_coerce(choices[0], item, where) for item in value)
+    return _scalar(hint, value, where)
+
+
+def _scalar(hint: Any, value: Any, where: str) -> Any:
+    """YAML reads 1e-3 as text: numbers written so are accepted where one belongs."""
+    expected = {int: "a whole number", float: "a number", bool: "true or false"}
+    message = f"{where} is {value!r}: expected {expected.get(hint, 'text')}"
+    if hint is bool or isinstance(value, bool):
+        if hint is bool and isinstance(value, bool):
+            return value
+        raise ConfigError(message)
+    if hint is str:
+        if value is None:
+            return "none"
+        if isinstance(value, str | int | float):
+            return str(value)
+        raise ConfigError(message)
+    if hint is int and isinstance(value, int):
+        return value  # a float would round a large seed
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(message) from error
+    if not math.isfinite(number):
+        raise ConfigError(f"{where} is {value!r}: expected a finite number")
+    if hint is int:
+        if number != int(number):
+            raise ConfigError(message)
+        return int(number)
+    return number
+
+
+def _nearest(name: str, choices: Any) -> str:
+    match = difflib.get_close_matches(name, list(choices), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def _at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise ConfigError(f"{name} is {value}: choose at least {least}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ConfigError(f"{name} is {value}: choose a value above 0")
+
+
+def _non_negative(name: str, value: float) -> None:
+    if not value >= 0:
+        raise ConfigError(f"{name} is {value}: choose 0 or more")

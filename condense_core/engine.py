@@ -1,0 +1,327 @@
+"""Algorithm 1 of Zhang et al. 2023: THE loop.
+
+Shape legend: Y classes, K codes, C H W image, B batch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from condense_core.augment import SiameseAugment
+from condense_core.class_embedding import standardise
+from condense_core.config import CondenseConfig
+from condense_core.data import ClassSampler, PixelStatistics
+from condense_core.discriminator import FeatureDiscriminator
+from condense_core.networks import FeatureNetwork, build_network
+from condense_core.objective import (
+    Association,
+    discriminator_terms,
+    feature_terms,
+    gradient_norms,
+    sample_association,
+    weighted_sum,
+)
+from condense_core.pretrain import ImageDiscriminator, subset
+from condense_core.runlog import RunLog
+from condense_core.seeding import derive_seed, make_generator, seeded_initialisation
+from condense_core.synthesiser import PixelSynthesiser, Synthesiser
+from condense_core.unrolled import StudentPool
+
+LOG_EVERY = 20  # generator updates between lines of metrics.jsonl
+WEIGHT_DECAY = 5e-4  # of phi, as of every network in the field's protocol
+
+
+def condense_loop(
+    state: "LoopState",
+    *,
+    sampler: ClassSampler,
+    teacher: FeatureNetwork | None,
+    log: RunLog,
+    save: Callable[["LoopState"], None],
+    probe: Callable[[int], float],
+) -> None:
+    """Run or continue Algorithm 1 on ``state``, in place.
+
+    Args:
+        state: Everything that changes; `LoopState.outer` says where to go on.
+        sampler: The training data T, on the device.
+        teacher: Source of soft labels; None for hard labels.
+        log: Metrics and progress.
+        save: Called after every outer iteration; decides itself whether to write.
+        probe: Called with the step every ``evaluate.probe_every`` generator updates,
+            returns an accuracy to log. Nothing is selected by it.
+    """
+    config, loop, loss = state.config, state.config.loop, state.config.loss
+    for outer in range(state.outer, loop.restarts * loop.network_updates):
+        # repeat: initialise network parameters theta
+        if outer % loop.network_updates == 0:
+            state.initialise_network(outer // loop.network_updates)
+        association = None
+
+        for i in range(loop.generator_updates):
+            step = outer * loop.generator_updates + i
+            draw = make_generator(config.seed, "step", step)
+            state.decay(step / loop.total)
+
+            # Sample associations T_i from T, seen through phi
+            if association is None or not loop.reuse_association:
+                association = state.associate(sampler, teacher, draw)
+
+            # Sample codes from Z, generate the synthetic set S_i
+            class_ids = association.class_ids_Y
+            code_ids = state.draw_codes(draw)
+            images_YKCHW = state.statistics.normalise(
+                state.synthesiser(class_ids, code_ids).flatten(0, 1)
+            ).unflatten(0, (len(class_ids), len(code_ids)))
+
+            # Compute L_con from T_i and S_i using phi
+            conditions = state.synthesiser.class_embedding[class_ids]
+            terms, judged, features = feature_terms(
+                images_YKCHW,
+                association,
+                network=state.network,
+                augment=state.augment,
+                discriminator=state.discriminator,
+                conditions_YE=conditions,
+                config=loss,
+            )
+            if loss.unrolled:
+                terms["unrolled"] = state.unrolled_term(step, images_YKCHW, sampler)
+            total = weighted_sum(terms, loss)
+            logging = step % LOG_EVERY == 0 or step + 1 == loop.total
+            norms = gradient_norms(terms, images_YKCHW, loss) if logging else {}
+
+            # Update (Z, G)
+            state.optimiser.zero_grad()
+            total.backward()
+            state.optimiser.step()
+
+            # max_D of Eq. 1
+            if loss.adversarial or loss.classifier == "auxiliary":
+                judge_loss = discriminator_terms(
+                    judged.detach(),
+                    features.detach(),
+                    association,
+                    discriminator=state.discriminator,
+                    conditions_YE=conditions,
+                    config=loss,
+                )
+                state.discriminator_optimiser.zero_grad()
+                judge_loss.backward()
+                state.discriminator_optimiser.step()
+                terms["discriminator"] = judge_loss
+
+            if logging:
+                scalars = {f"loss/{name}": term for name, term in terms.items()}
+                scalars |= {f"grad_norm/{name}": norm for name, norm in norms.items()}
+                log.log(step, **scalars)
+            probe_every = config.evaluate.probe_every
+            if probe_every and ((step + 1) % probe_every == 0 or step == 0):
+                log.log(step, probe_accuracy=probe(step))
+            log.advance(step + 1, loss=total)
+
+        # Inner loop: update theta with L_cls on real images
+        for k in range(loop.network_steps):
+            state.train_network(sampler, outer, k)
+        state.outer = outer + 1
+        save(state)
+
+
+class LoopState:
+    """Networks and optimisers that Algorithm 1 updates, and where it stands.
+
+    Attributes:
+        outer: Outer iterations done, of restarts x N.
+        synthesiser: Codebook and generator (or pixels).
+        network: phi, the network features are matched in.
+        discriminator: D.
+        students: Pool of the unrolled objective, or None.
+    """
+
+    def __init__(
+        self,
+        config: CondenseConfig,
+        synthesiser: Synthesiser,
+        statistics: PixelStatistics,
+        *,
+        device: torch.device,
+    ) -> None:
+        """Build discriminator, students and optimisers around a synthesiser."""
+        self.config = config
+        self.synthesiser = synthesiser
+        self.statistics = statistics
+        self.device = device
+        self.outer = 0
+        self.augment = SiameseAugment.from_text(config.augment, flip=config.data.flip)
+        self.network = self.initialise_network(0)
+        self.discriminator = self._build_discriminator().to(device)
+        self.students = None
+        spec = synthesiser.spec
+        if config.loss.unrolled:
+            self.students = StudentPool(
+                config.unrolled,
+                image_shape=spec.image_shape,
+                num_classes=spec.num_classes,
+                augment=self.augment,
+                seed=config.seed,
+                device=device,
+            )
+        self.optimiser = self._build_optimiser()
+        self.discriminator_optimiser = torch.optim.Adam(
+            self.discriminator.parameters(),
+            lr=config.optimiser.discriminator_lr,
+            betas=(0.5, 0.999),
+        )
+        self._base_rates = [group["lr"] for group in self.optimiser.param_groups]
+        synthesiser.train()
+
+    def initialise_network(self, restart: int) -> FeatureNetwork:
+        """A new phi and its optimiser."""
+        spec, config = self.synthesiser.spec, self.config
+        self.network = build_network(
+            config.network.name,
+            image_shape=spec.image_shape,
+            num_classes=spec.num_classes,
+            width=config.network.width,
+            depth=config.network.depth,
+            seed=derive_seed(config.seed, "phi", restart),
+        ).to(self.device)
+        self.network_optimiser = torch.optim.SGD(
+            self.network.parameters(),
+            lr=config.optimiser.network_lr,
+            momentum=config.optimiser.momentum,
+            weight_decay=WEIGHT_DECAY,
+        )
+        return self.network
+
+    def associate(
+        self,
+        sampler: ClassSampler,
+        teacher: FeatureNetwork | None,
+        draw: torch.Generator,
+    ) -> Association:
+        """Choose the classes of a step and sample their associations."""
+        spec, loop = self.synthesiser.spec, self.config.loop
+        size = loop.classes_per_step or spec.num_classes
+        association = sample_association(
+            sampler,
+            subset(spec.num_classes, size, draw, self.device),
+            loop.association,
+            network=self.network,
+            statistics=self.statistics,
+            augment=self.augment,
+            teacher=teacher,
+            temperature=self.config.loss.soft_temperature,
+            generator=draw,
+        )
+        if self.config.format.embedding == "online":
+            # Table 6, "online feature": c(y) follows phi.
+            embedding = self.synthesiser.class_embedding
+            embedding[association.class_ids_Y] = standardise(association.class_means_YD)
+        return association
+
+    def draw_codes(self, draw: torch.Generator) -> Tensor:
+        """Ids of the codes of a step, shared by its classes."""
+        codes = self.synthesiser.spec.images_per_class
+        size = self.config.loop.codes_per_step or codes
+        return subset(codes, size, draw, self.device)
+
+    def unrolled_term(
+        self, step: int, images_YKCHW: Tensor, sampler: ClassSampler
+    ) -> Tensor:
+        """Loss on real images of a student trained on these synthetic ones."""
+        assert self.students is not None
+        classes, codes = images_YKCHW.shape[:2]
+        labels = torch.arange(classes, device=self.device).repeat_interleave(codes)
+        draw = make_generator(self.config.seed, "unrolled-real", step)
+        real, real_labels = sampler.batch(self.config.unrolled.real_batch, draw)
+        return self.students.loss(
+            step,
+            images_YKCHW.flatten(0, 1),
+            labels,
+            self.statistics.normalise(real),
+            real_labels,
+        )
+
+    def train_network(self, sampler: ClassSampler, outer: int, k: int) -> None:
+        """One step of L_cls on real images, augmented image by image."""
+        draw = make_generator(self.config.seed, "phi-batch", outer, k)
+        images, labels = sampler.batch(self.config.loop.network_batch, draw)
+        images = self.augment.augment(self.statistics.normalise(images), draw)
+        loss = F.cross_entropy(self.network(images), labels)
+        self.network_optimiser.zero_grad()
+        loss.backward()
+        self.network_optimiser.step()
+
+    def decay(self, progress: float) -> None:
+        """Linear learning-rate decay of (Z, G) and phi over the run (sec. 4.2)."""
+        if self.config.optimiser.decay == "none":
+            return
+        for group, rate in zip(
+            self.optimiser.param_groups, self._base_rates, strict=True
+        ):
+            group["lr"] = rate * (1.0 - progress)
+        for group in self.network_optimiser.param_groups:
+            group["lr"] = self.config.optimiser.network_lr * (1.0 - progress)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on as if never stopped."""
+        return {
+            "outer": self.outer,
+            "synthesiser": self.synthesiser.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "network": self.network.state_dict(),
+            "network_optimiser": self.network_optimiser.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "discriminator_optimiser": self.discriminator_optimiser.state_dict(),
+            "students": None if self.students is None else self.students.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        self.outer = state["outer"]
+        self.synthesiser.load_state_dict(state["synthesiser"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.network.load_state_dict(state["network"])
+        self.network_optimiser.load_state_dict(state["network_optimiser"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
+        if self.students is not None:
+            self.students.load_state_dict(state["students"])
+
+    def _build_discriminator(self) -> FeatureDiscriminator | ImageDiscriminator:
+        spec, config = self.synthesiser.spec, self.config
+        condition_dim = self.synthesiser.class_embedding.shape[1]
+        if config.loss.adversarial_space == "pixel":
+            return ImageDiscriminator.build(
+                image_shape=spec.image_shape,
+                num_classes=spec.num_classes,
+                condition_dim=condition_dim,
+                width=config.network.width,
+                seed=config.seed,
+            )
+        with seeded_initialisation(config.seed, "discriminator"):
+            return FeatureDiscriminator(
+                feature_dim=self.network.feature_dim,
+                condition_dim=condition_dim,
+                num_classes=spec.num_classes,
+            )
+
+    def _build_optimiser(self) -> torch.optim.Optimizer:
+        rates = self.config.optimiser
+        codes: list[torch.nn.Parameter] = []
+        rest: list[torch.nn.Parameter] = []
+        for name, parameter in self.synthesiser.named_parameters():
+            (codes if name.startswith("codebook.") else rest).append(parameter)
+        in_pixels = isinstance(self.synthesiser, PixelSynthesiser)
+        groups = [
+            {"params": rest, "lr": rates.pixel_lr if in_pixels else rates.generator_lr}
+        ]
+        if codes:
+            groups.append({"params": codes, "lr": rates.codebook_lr})
+        if rates.name == "sgd":
+            return torch.optim.SGD(groups, momentum=rates.momentum)
+        return torch.optim.Adam(groups)

@@ -1,0 +1,297 @@
+"""Accuracy of fresh networks trained on a set, under the field's protocol.
+
+Every network is trained by `condense_core.training.train_network` and tested once,
+after its last step: no checkpoint is ever selected by test accuracy.
+"""
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from condense_core.data import ImageData, PixelStatistics, as_image_data
+from condense_core.devices import resolve_device
+from condense_core.errors import ConfigError, DataError
+from condense_core.networks import build_network
+from condense_core.seeding import derive_seed
+from condense_core.training import (
+    RECIPES,
+    Recipe,
+    accuracy,
+    planned_steps,
+    resolve_recipe,
+    train_network,
+)
+
+__all__ = [
+    "RECIPES",
+    "CondensedLike",
+    "EvaluationReport",
+    "Recipe",
+    "accuracy",
+    "evaluate",
+    "train_network",
+]
+
+
+class CondensedLike(Protocol):
+    """What `evaluate` needs of a condensed data set."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W) in [0, 1] and labels (N,)."""
+
+
+Source = ImageData | CondensedLike | tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationReport:
+    """What was measured, and everything needed to compare it.
+
+    Attributes:
+        accuracy_mean: Mean over ``accuracies``, in percent.
+        accuracy_std: Their population standard deviation (NumPy's ``std``, ddof=0), as
+            in the literature's tables.
+        accuracies: Test accuracy of each network after its last step, in percent.
+        repeats: Number of networks.
+        recipe: Name of the recipe.
+        recipe_settings: Its values, and ``flip``.
+        network: Name of the network.
+        width: Channels of its first block.
+        dataset: Name of the test set.
+        ipc: Training images per class; None if classes differ in size.
+        images: Distinct training images.
+        bytes: Size of the training set: as stored for a condensed data set, else of its
+            8-bit pixels (labels are not counted).
+        bits_per_class: Eight times ``bytes`` over the number of classes.
+        label_type: Always ``"hard"``: one class an image.
+        steps: Optimiser steps each network took.
+        max_steps: The cap on them; None for the whole recipe.
+        seed: Seed of all repeats.
+        seconds: Wall time of the repeats run by this call.
+        device: Where the networks were trained.
+        versions: Of python, torch, gencondense and the platform.
+    """
+
+    accuracy_mean: float
+    accuracy_std: float
+    accuracies: tuple[float, ...]
+    repeats: int
+    recipe: str
+    recipe_settings: dict[str, Any]
+    network: str
+    width: int
+    dataset: str
+    ipc: int | None
+    images: int
+    bytes: int
+    bits_per_class: float
+    label_type: str
+    steps: int
+    max_steps: int | None
+    seed: int
+    seconds: float
+    device: str
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary that `json.dumps` takes as is."""
+        return asdict(self) | {"accuracies": list(self.accuracies)}
+
+
+def evaluate(
+    train: Source,
+    test: Source,
+    *,
+    recipe: str | Recipe = "paper-300",
+    network: str = "convnet",
+    width: int | None = None,
+    repeats: int = 20,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    flip: bool = True,
+    max_steps: int | None = None,
+    statistics: PixelStatistics | None = None,
+    on_repeat: Callable[[int, float], None] | None = None,
+    completed: Sequence[float] = (),
+) -> EvaluationReport:
+    """Train ``repeats`` fresh networks on ``train`` and test each on ``test``.
+
+    Repeat r depends on ``(seed, r)`` alone, so that an interrupted evaluation continues
+    from ``completed`` with the numbers it would have had: bit-equal on the CPU, up to
+    nondeterministic kernels on a GPU.
+
+    Args:
+        train: A condensed data set, an `ImageData`, or a pair of images (N, C, H, W)
+            (uint8, or float in [0, 1], then rounded to 8 bits; not normalised) and
+            labels (N,) 0..Y-1.
+        test: The same; usually the real test data.
+        recipe: A key of `RECIPES`, or a `Recipe`.
+        network: A key of `condense_core.networks.NETWORKS`.
+        width: Width of the network; the published one when left out.
+        repeats: Number of networks; the literature trains 20.
+        seed: Seed of initialisations, shuffling and augmentation.
+        device: ``"auto"`` or a torch device.
+        flip: Whether augmentation may mirror images. False for digits and letters.
+        max_steps: Cap on the optimiser steps of each network; the learning rate then
+            drops at half of the cap. Meant for full-data references on a CPU.
+        statistics: Normalisation of training and test images. By default the training
+            set's: those a condensed data set carries (the real data's), else computed
+            from the images. Pass the real data's for a coreset, so that all rows of a
+            table share one normalisation.
+        on_repeat: Called with (repeat, accuracy) after each network.
+        completed: Accuracies of the first repeats, from an earlier call; not run again.
+
+    Returns:
+        The report; accuracies in percent.
+
+    Raises:
+        ConfigError: If the recipe, network or device is unknown, or a number is out of
+            range.
+        DataError: If training and test data do not fit each other.
+        RunError: If the device is absent.
+    """
+    recipe = resolve_recipe(recipe)
+    for key, value in (("repeats", repeats), ("max_steps", max_steps)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{key} is {value}: give at least 1")
+    where = resolve_device(device)
+    train_data, test_data = _fitting_data(train, test)
+    statistics = statistics or _statistics_of(train, train_data)
+    num_classes, image_shape = train_data.num_classes, train_data.image_shape
+    # Built before any training: refuses wrong settings, and knows its default width.
+    built_width = build_network(
+        network,
+        image_shape=image_shape,
+        num_classes=num_classes,
+        width=width,
+        seed=seed,
+    ).width
+    counts = train_data.counts.tolist()
+    size = int(getattr(train, "nbytes", train_data.images.nbytes))
+
+    train_data, test_data = train_data.to(where), test_data.to(where)
+    accuracies = [float(value) for value in completed][:repeats]
+    start = time.perf_counter()
+    for repeat in range(len(accuracies), repeats):
+        repeat_seed = derive_seed(seed, "evaluate", repeat)
+        fresh = build_network(
+            network,
+            image_shape=image_shape,
+            num_classes=num_classes,
+            width=width,
+            seed=repeat_seed,
+        ).to(where)
+        train_network(
+            fresh,
+            train_data.images,
+            train_data.labels,
+            recipe=recipe,
+            statistics=statistics,
+            seed=repeat_seed,
+            flip=flip,
+            max_steps=max_steps,
+        )
+        accuracies.append(
+            accuracy(fresh, test_data.images, test_data.labels, statistics)
+        )
+        if on_repeat is not None:
+            on_repeat(repeat, accuracies[-1])
+
+    return EvaluationReport(
+        accuracy_mean=float(np.mean(accuracies)),
+        accuracy_std=float(np.std(accuracies)),
+        accuracies=tuple(accuracies),
+        repeats=repeats,
+        recipe=recipe.name,
+        recipe_settings=asdict(recipe) | {"flip": flip},
+        network=network,
+        width=built_width,
+        dataset=test_data.name,
+        ipc=counts[0] if len(set(counts)) == 1 else None,
+        images=len(train_data),
+        bytes=size,
+        bits_per_class=8 * size / num_classes,
+        label_type="hard",
+        steps=planned_steps(len(train_data), recipe, max_steps),
+        max_steps=max_steps,
+        seed=seed,
+        seconds=time.perf_counter() - start,
+        device=str(where),
+        versions=library_versions(),
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that numbers may depend on, for reports."""
+    try:
+        own = metadata.version("gencondense")
+    except metadata.PackageNotFoundError:
+        own = "not installed"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gencondense": own,
+        "platform": platform.platform(),
+    }
+
+
+def _fitting_data(train: Source, test: Source) -> tuple[ImageData, ImageData]:
+    """Both sets as 8-bit images with the same image shape and the same classes.
+
+    Rounding changes nothing in a condensed data set, which is on the 8-bit grid.
+    """
+    # A bare pair has no class names: it takes the other set's, or else numbers up to
+    # the highest label in both, not only those that happen to occur in one of them.
+    highest = 0
+    classes: tuple[str, ...] = ()
+    for source in (test, train):
+        if isinstance(source, tuple):
+            highest = max(highest, int(torch.as_tensor(source[1]).max()))
+        else:
+            classes = source.classes
+    classes = classes or tuple(str(label) for label in range(highest + 1))
+    train_data = _image_data(train, classes, name="training set")
+    test_data = _image_data(test, classes, name="test set")
+
+    if train_data.image_shape != test_data.image_shape:
+        raise DataError(
+            f"training images have shape {train_data.image_shape}, test images "
+            f"{test_data.image_shape}: load both with the same image size and channels"
+        )
+    if train_data.num_classes != test_data.num_classes:
+        raise DataError(
+            f"training data have {train_data.num_classes} classes, test data "
+            f"{test_data.num_classes}: evaluate on the data set that was condensed"
+        )
+    reordered = set(train_data.classes) == set(test_data.classes)
+    if reordered and train_data.classes != test_data.classes:
+        raise DataError(
+            f"training and test classes are in different order ({train_data.classes[0]}"
+            f"... and {test_data.classes[0]}...): load both with the same class list"
+        )
+    return train_data, test_data
+
+
+def _image_data(source: Source, classes: tuple[str, ...], *, name: str) -> ImageData:
+    if isinstance(source, ImageData):
+        return source
+    if isinstance(source, tuple):
+        return as_image_data(source, classes=classes, name=name)
+    return as_image_data(source.images(), classes=source.classes, name=name)
+
+
+def _statistics_of(train: Source, data: ImageData) -> PixelStatistics:
+    carried = getattr(train, "statistics", None)
+    carried = carried() if callable(carried) else carried
+    return carried if isinstance(carried, PixelStatistics) else data.statistics()

@@ -1,0 +1,232 @@
+"""A run as the command line makes it: condense, evaluate, compare, report."""
+
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condense_core.artefact import CondensedDataset
+from condense_core.config import CondenseConfig
+from condense_core.data import ImageData, PixelStatistics, to_unit
+from condense_core.devices import resolve_device
+from condense_core.errors import MissingSplitError
+from condense_core.evaluate import EvaluationReport, evaluate
+from condense_core.networks import build_network
+from condense_core.references import evaluate_reference
+from condense_core.report import write_features, write_report, write_samples_png
+from condense_core.run import check_fit, condense_in
+from condense_core.rundir import RunDirectory
+from condense_core.runlog import RunLog
+from condense_core.seeding import derive_seed, make_generator
+from condense_core.sources import load_source
+from condense_core.training import Recipe, train_network
+
+HELD_OUT = 0.2  # of each class, where a source has no test images
+FEATURE_IMAGES = 1000
+FEATURE_STEPS = 300
+
+
+def load_splits(
+    config: CondenseConfig, *, data_root: Path | None, download: bool = False
+) -> tuple[ImageData, ImageData, str | None]:
+    """Training and test images of a configuration.
+
+    A folder without test images gives up a fifth of each class for testing.
+
+    Returns:
+        Training images, test images, and a line to show if images were held out.
+
+    Raises:
+        DataError: The source cannot be read.
+    """
+    options: dict[str, Any] = {
+        "data_root": data_root,
+        "download": download,
+        "image_size": config.data.image_size,
+        "channels": config.data.channels,
+    }
+    train = load_source(config.data.name, split="train", **options)
+    try:
+        return train, load_source(config.data.name, split="test", **options), None
+    except MissingSplitError:
+        train, test = hold_out(train, seed=config.seed)
+        return train, test, f"no test images found: {len(test)} of train are held out"
+
+
+def hold_out(data: ImageData, *, seed: int) -> tuple[ImageData, ImageData]:
+    """Split off a stratified fifth; a class of one image stays in training."""
+    kept, held = [], []
+    for label in range(data.num_classes):
+        members = (data.labels == label).nonzero().squeeze(1)
+        order = torch.randperm(
+            len(members), generator=make_generator(seed, "hold-out", label)
+        )
+        count = max(1, int(HELD_OUT * len(members))) if len(members) > 1 else 0
+        held.append(members[order[:count]])
+        kept.append(members[order[count:]])
+    return data.subset(torch.cat(kept)), data.subset(torch.cat(held))
+
+
+def run_experiment(
+    train: ImageData,
+    test: ImageData,
+    config: CondenseConfig,
+    *,
+    out: Path,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Condense, evaluate against references and write the report.
+
+    Stops and resumes anywhere, also between two networks of the evaluation.
+
+    Args:
+        train: Training images.
+        test: Test images; used by the final evaluation alone.
+        config: See `CondenseConfig`.
+        out: Run directory.
+        device: auto, cpu, cuda or cuda:N.
+
+    Returns:
+        Content of ``report.json``.
+
+    Raises:
+        CondenseError: See `condense`.
+    """
+    check_fit(train, config)
+    place = resolve_device(device)
+    run = RunDirectory.open(out, config, train.fingerprint())
+    done: dict[str, Any] | None = run.read_json("report.json")
+    condensed = condense_in(run, train, config, device=place)
+    if done is not None:
+        if not (out / "report.html").exists():
+            write_report(out)
+        return done
+
+    images, labels = condensed.images()
+    write_samples_png(images, labels, condensed.classes, out / "samples.png")
+    statistics = train.statistics()
+    rows = {
+        name: _evaluate_row(name, condensed, train, test, statistics, run, config)
+        for name in ("condensed", *config.evaluate.baselines)
+    }
+    _write_features(out, condensed, train, statistics, config, place)
+    report = {
+        **rows.pop("condensed"),
+        "baselines": rows,
+        "pixel_bytes": condensed.pixel_bytes,
+        "bytes_by_part": condensed.bytes_by_part(),
+        "digest": condensed.digest,
+        "command": shlex.join(["condense", *sys.argv[1:]]),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {place}",
+    }
+    run.write_json("report.json", report)
+    write_report(out)
+    run.finish()
+    return report
+
+
+def _evaluate_row(
+    name: str,
+    condensed: CondensedDataset,
+    train: ImageData,
+    test: ImageData,
+    statistics: PixelStatistics,
+    run: RunDirectory,
+    config: CondenseConfig,
+) -> dict[str, Any]:
+    """One row of the table, continuing after the networks already trained."""
+    progress = f"checkpoint/evaluate-{name}.json"
+    accuracies: list[float] = run.read_json(progress) or []
+    options = config.evaluate
+    with RunLog(
+        None,
+        total=options.repeats,
+        description=f"evaluate {name}",
+        resume_step=len(accuracies),
+    ) as log:
+
+        def on_repeat(repeat: int, accuracy: float) -> None:
+            accuracies.append(accuracy)
+            run.write_json(progress, accuracies)
+            log.advance(repeat + 1, accuracy=accuracy)
+
+        settings: dict[str, Any] = {
+            "recipe": options.recipe,
+            "network": options.network,
+            "width": options.width,
+            "repeats": options.repeats,
+            "seed": config.seed,
+            "device": condensed.images()[0].device,
+            "flip": config.data.flip,
+            "statistics": statistics,
+            "on_repeat": on_repeat,
+            "completed": tuple(accuracies),
+        }
+        report: EvaluationReport
+        if name == "condensed":
+            report = evaluate(condensed, test, **settings)
+        else:
+            report = evaluate_reference(
+                name,
+                train,
+                test,
+                images_per_class=config.format.images_per_class,
+                selection_width=config.teacher.width,
+                selection_steps=config.teacher.steps,
+                full_max_steps=options.full_max_steps,
+                **settings,
+            )
+    return report.to_dict()
+
+
+def _write_features(
+    out: Path,
+    condensed: CondensedDataset,
+    train: ImageData,
+    statistics: PixelStatistics,
+    config: CondenseConfig,
+    device: torch.device,
+) -> None:
+    """Real and synthetic images as a network trained on real ones sees them."""
+    order = torch.randperm(
+        len(train), generator=make_generator(config.seed, "feature-plot")
+    )
+    real = train.subset(order[:FEATURE_IMAGES]).to(device)
+    network = build_network(
+        "convnet",
+        image_shape=train.image_shape,
+        num_classes=train.num_classes,
+        width=32,
+        seed=derive_seed(config.seed, "feature-plot"),
+    ).to(device)
+    data = train.to(device)
+    train_network(
+        network,
+        data.images,
+        data.labels,
+        recipe=Recipe("features", epochs=FEATURE_STEPS),
+        statistics=statistics,
+        seed=config.seed,
+        max_steps=FEATURE_STEPS,
+    )
+    images, labels = condensed.images()
+
+    @torch.no_grad()
+    def embed(pixels: torch.Tensor) -> torch.Tensor:
+        return torch.cat(
+            [
+                network.embed(network.layer_features(statistics.normalise(part))[-1])
+                for part in pixels.split(256)
+            ]
+        ).cpu()
+
+    write_features(
+        out,
+        real_ND=embed(to_unit(real.images)),
+        real_labels_N=real.labels.cpu(),
+        synthetic_MD=embed(images),
+        synthetic_labels_M=labels.cpu(),
+    )

@@ -1,0 +1,1 @@
+"""The terms of the condensation loss L_con, one file each."""

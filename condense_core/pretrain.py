@@ -1,0 +1,279 @@
+"""Where generator and codebook start (Zhang et al. 2023, sec. 4.2).
+
+The paper pre-trains G adversarially on the task's data. `fit_targets` is the
+generator's equal of the real-image start that every pixel method uses: G and Z are
+fitted so that G(z_k, c_y) reproduces K given images of class y. Cluster centres are
+the default targets: nobody's image, and near the class means that matching aims at.
+
+Shape legend: Y classes, K codes, B batch, C H W image, P pixels.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from condense_core.config import PretrainConfig
+from condense_core.data import ClassSampler, PixelStatistics, to_unit
+from condense_core.discriminator import FeatureDiscriminator
+from condense_core.losses import adversarial
+from condense_core.networks import FeatureNetwork, build_network
+from condense_core.runlog import RunLog
+from condense_core.seeding import make_generator, seeded_initialisation
+from condense_core.synthesiser import (
+    GeneratorSynthesiser,
+    PixelSynthesiser,
+    Synthesiser,
+)
+
+CLUSTER_IMAGES = 5000  # of each class, at most: centres of more differ by noise
+CLUSTER_ITERATIONS = 20
+ADAM_BETAS = (0.0, 0.9)  # of GAN training, as in SAGAN and DiM
+R1_WEIGHT = 1.0
+
+
+def pretrain(
+    synthesiser: Synthesiser,
+    sampler: ClassSampler,
+    statistics: PixelStatistics,
+    config: PretrainConfig,
+    *,
+    seed: int,
+    log: RunLog,
+) -> None:
+    """Bring a synthesiser to its starting point, in place.
+
+    Args:
+        synthesiser: On the sampler's device, its class embedding already set.
+        sampler: The real images.
+        statistics: Their normalisation.
+        config: Method and length.
+        seed: Of every draw.
+        log: Shows progress.
+    """
+    if config.method == "none":
+        return
+    if config.method == "adversarial" and isinstance(synthesiser, GeneratorSynthesiser):
+        train_adversarially(
+            synthesiser, sampler, statistics, config, seed=seed, log=log
+        )
+        return
+    images_per_class = synthesiser.spec.images_per_class
+    targets = reconstruction_targets(
+        sampler, images_per_class, kind=config.targets, seed=seed
+    )
+    if isinstance(synthesiser, PixelSynthesiser):
+        synthesiser.set_images(targets)
+    else:
+        fit_targets(synthesiser, targets, config, seed=seed, log=log)
+
+
+def reconstruction_targets(
+    sampler: ClassSampler, images_per_class: int, *, kind: str, seed: int
+) -> Tensor:
+    """K images of each class to start from: (Y, K, C, H, W) in [0, 1].
+
+    Args:
+        sampler: The real images.
+        images_per_class: K. A class with fewer images repeats some (``images``), or
+            some of its centres coincide (``centres``).
+        kind: ``images`` for random real images, ``centres`` for cluster centres.
+        seed: Of the choice.
+    """
+    targets = []
+    for label in range(len(sampler.counts)):
+        generator = make_generator(seed, "targets", label)
+        images = sampler.all_of(label)
+        order = torch.randperm(len(images), generator=generator).to(images.device)
+        if kind == "images":
+            pick = order[torch.arange(images_per_class) % len(order)]
+            targets.append(to_unit(images[pick]))
+            continue
+        points = to_unit(images[order[:CLUSTER_IMAGES]]).flatten(1)
+        centres = cluster_centres(points, images_per_class, generator=generator)
+        targets.append(centres.unflatten(1, images.shape[1:]))
+    return torch.stack(targets)
+
+
+def cluster_centres(
+    points_NP: Tensor, count: int, *, generator: torch.Generator
+) -> Tensor:
+    """k-means (Lloyd) from a k-means++ start: (count, P).
+
+    Written in matrix products so that it is deterministic on the device of the points.
+    With fewer points than centres some centres coincide.
+    """
+    centres = _spread_start(points_NP, count, generator)
+    for _ in range(CLUSTER_ITERATIONS if count > 1 else 1):
+        nearest = torch.cdist(points_NP, centres).argmin(dim=1)
+        member_KN = F.one_hot(nearest, count).T.to(points_NP.dtype)
+        sizes = member_KN.sum(dim=1, keepdim=True)
+        means = member_KN @ points_NP / sizes.clamp_min(1.0)
+        centres = torch.where(sizes > 0, means, centres)
+    return centres
+
+
+def _spread_start(points_NP: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """k-means++: each start is drawn with odds of its squared distance to the rest."""
+    draws = torch.rand(count, generator=generator).to(points_NP.device)
+    chosen = [
+        points_NP[(draws[0] * len(points_NP)).long().clamp_max(len(points_NP) - 1)]
+    ]
+    distance_N = (points_NP - chosen[0]).square().sum(dim=1)
+    for draw in draws[1:]:
+        cumulative = distance_N.double().cumsum(0)
+        index = torch.searchsorted(cumulative, draw.double() * cumulative[-1])
+        chosen.append(points_NP[index.clamp_max(len(points_NP) - 1)])
+        newest = (points_NP - chosen[-1]).square().sum(dim=1)
+        distance_N = torch.minimum(distance_N, newest)
+    return torch.stack(chosen)
+
+
+def fit_targets(
+    synthesiser: Synthesiser,
+    targets_YKCHW: Tensor,
+    config: PretrainConfig,
+    *,
+    seed: int,
+    log: RunLog,
+) -> None:
+    """Fit codebook and generator so that G(z_k, c_y) reproduces its target.
+
+    Mean squared error, Adam with a linear decay, on stratified batches: all codes of
+    some classes or some codes of all.
+    """
+    classes, codes = targets_YKCHW.shape[:2]
+    device = targets_YKCHW.device
+    optimiser = torch.optim.Adam(synthesiser.parameters(), lr=config.learning_rate)
+    codes_per_step = max(1, min(codes, config.batch_size // classes))
+    classes_per_step = min(classes, config.batch_size)
+    synthesiser.train()
+    for step in range(config.steps):
+        generator = make_generator(seed, "pretrain", step)
+        class_ids = subset(classes, classes_per_step, generator, device)
+        code_ids = subset(codes, codes_per_step, generator, device)
+        images = synthesiser(class_ids, code_ids)
+        loss = F.mse_loss(images, targets_YKCHW[class_ids][:, code_ids])
+        optimiser.zero_grad()
+        loss.backward()
+        _decay(optimiser, config, step)
+        optimiser.step()
+        log.advance(step + 1, reconstruction=loss)
+
+
+def train_adversarially(
+    synthesiser: GeneratorSynthesiser,
+    sampler: ClassSampler,
+    statistics: PixelStatistics,
+    config: PretrainConfig,
+    *,
+    seed: int,
+    log: RunLog,
+) -> None:
+    """Pre-train G as a conditional GAN on the real images.
+
+    Codes are drawn anew from the codebook's prior. The discriminator is a ConvNet whose
+    pooled feature and c(y) go to the same head as in Eq. 1, with an R1 gradient penalty
+    on real images for stability.
+    """
+    spec, device = synthesiser.spec, sampler.device
+    judge = ImageDiscriminator.build(
+        image_shape=spec.image_shape,
+        num_classes=spec.num_classes,
+        condition_dim=spec.embedding_dim,
+        width=spec.channels,
+        seed=seed,
+    ).to(device)
+    generator_optimiser = torch.optim.Adam(
+        synthesiser.generator.parameters(), lr=config.learning_rate, betas=ADAM_BETAS
+    )
+    judge_optimiser = torch.optim.Adam(
+        judge.parameters(), lr=config.learning_rate, betas=ADAM_BETAS
+    )
+    batch = config.batch_size
+    synthesiser.train()
+    for step in range(config.steps):
+        draw = make_generator(seed, "gan", step)
+        real, labels = sampler.batch(batch, draw)
+        real = statistics.normalise(real).requires_grad_()
+        codes = synthesiser.codebook.draw(batch, spec.latent_dim, draw).to(device)
+        conditions = synthesiser.class_embedding[labels]
+        fake = statistics.normalise(synthesiser.generator(codes, conditions))
+
+        real_logits = judge(real, conditions)
+        judge_loss = adversarial.discriminator_loss(
+            real_logits, judge(fake.detach(), conditions)
+        )
+        (slope,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
+        penalty = slope.square().sum(dim=(1, 2, 3)).mean()
+        judge_optimiser.zero_grad()
+        (judge_loss + 0.5 * R1_WEIGHT * penalty).backward()
+        _decay(judge_optimiser, config, step)
+        judge_optimiser.step()
+
+        generator_loss = adversarial.generator_loss(judge(fake, conditions))
+        generator_optimiser.zero_grad()
+        generator_loss.backward()
+        _decay(generator_optimiser, config, step)
+        generator_optimiser.step()
+        log.advance(step + 1, judge=judge_loss, generator=generator_loss)
+
+
+class ImageDiscriminator(nn.Module):
+    """D on pixels: for adversarial pre-training and for ``l_real`` of Table 8.
+
+    A ConvNet reads the image; its pooled feature and the class condition go to the
+    same MLP as the features of Eq. 1.
+    """
+
+    def __init__(self, trunk: FeatureNetwork, head: FeatureDiscriminator) -> None:
+        """Join a trunk and a head of the same feature size."""
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        condition_dim: int,
+        width: int | None,
+        seed: int,
+    ) -> "ImageDiscriminator":
+        """A fresh discriminator with a ConvNet trunk of ``width`` channels."""
+        trunk = build_network(
+            "convnet",
+            image_shape=image_shape,
+            num_classes=num_classes,
+            width=width,
+            seed=seed,
+        )
+        with seeded_initialisation(seed, "image-discriminator"):
+            head = FeatureDiscriminator(
+                feature_dim=trunk.feature_dim,
+                condition_dim=condition_dim,
+                num_classes=num_classes,
+            )
+        return cls(trunk, head)
+
+    def forward(self, images_BCHW: Tensor, conditions_BE: Tensor) -> Tensor:
+        """Logits (B,) of "real" for normalised images."""
+        feature = self.trunk.layer_features(images_BCHW)[-1]
+        logits: Tensor = self.head(self.trunk.embed(feature), conditions_BE)
+        return logits
+
+
+def subset(
+    count: int, size: int, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """``size`` of ``count`` ids in order, drawn without replacement; all if equal."""
+    if size >= count:
+        return torch.arange(count, device=device)
+    chosen = torch.randperm(count, generator=generator)[:size]
+    return chosen.sort().values.to(device, non_blocking=True)
+
+
+def _decay(optimiser: torch.optim.Optimizer, config: PretrainConfig, step: int) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = config.learning_rate * (1.0 - step / config.steps)

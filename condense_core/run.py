@@ -1,0 +1,313 @@
+"""A whole run: teacher, starting point, Algorithm 1, artefact.
+
+Shape legend: Y classes, E embedding, D feature.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condense_core.artefact import CondensedDataset
+from condense_core.class_embedding import (
+    class_mean_features,
+    one_hot_embedding,
+    standardise,
+)
+from condense_core.config import CondenseConfig
+from condense_core.data import (
+    ClassSampler,
+    ImageData,
+    PixelStatistics,
+    as_image_data,
+    require_images,
+)
+from condense_core.devices import resolve_device
+from condense_core.engine import LoopState, condense_loop
+from condense_core.errors import DataError, RunError
+from condense_core.evaluate import library_versions
+from condense_core.networks import FeatureNetwork, build_network
+from condense_core.pretrain import pretrain
+from condense_core.probe import Probe
+from condense_core.rundir import RunDirectory
+from condense_core.runlog import RunLog
+from condense_core.seeding import derive_seed, seeded_initialisation
+from condense_core.synthesiser import Synthesiser, SynthesiserSpec, build_synthesiser
+from condense_core.training import Recipe, train_network
+
+TEACHER_AUGMENT = "color_crop_cutout_flip_scale_rotate"
+
+
+def condense(
+    train_set: Any,
+    config: CondenseConfig,
+    *,
+    out: str | Path | None = None,
+    device: str | torch.device = "auto",
+) -> CondensedDataset:
+    """Condense a data set into a codebook and a generator.
+
+    With ``out``, the run can be stopped at any moment: the same call goes on where it
+    stopped and ends with the same artefact, byte for byte, on the same machine.
+
+    Args:
+        train_set: `ImageData`, a pair (images, labels) of tensors or arrays, or any
+            map-style Dataset of (image, label).
+        config: See `CondenseConfig`.
+        out: Run directory; gets config.yaml, metrics.jsonl, condensed.safetensors and
+            samples.png. None writes nothing.
+        device: auto, cpu, cuda or cuda:N.
+
+    Returns:
+        The condensed set, also in ``out/condensed.safetensors``.
+
+    Raises:
+        DataError: The data cannot be used; says what and why.
+        ConfigError: The configuration does not fit the data.
+        RunError: The directory holds another run, the disk is full, the device is
+            absent, or memory runs out.
+
+    Example:
+        >>> images, labels = torch.rand(40, 1, 8, 8), torch.arange(40) % 2
+        >>> config = CondenseConfig.preset("digits").with_overrides(
+        ...     [
+        ...         "loop.restarts=1",
+        ...         "loop.network_updates=1",
+        ...         "teacher.steps=1",
+        ...         "pretrain.steps=1",
+        ...         "evaluate.probe_every=0",
+        ...     ]
+        ... )
+        >>> condense((images, labels), config, device="cpu").images()[0].shape
+        torch.Size([2, 1, 8, 8])
+    """
+    data = as_image_data(train_set)
+    check_fit(data, config)
+    place = resolve_device(device)
+    run = RunDirectory.open(out, config, data.fingerprint())
+    condensed = condense_in(run, data, config, device=place)
+    run.finish()
+    return condensed
+
+
+def condense_in(
+    run: RunDirectory, data: ImageData, config: CondenseConfig, *, device: torch.device
+) -> CondensedDataset:
+    """Condense inside a run directory, leaving its checkpoint in place.
+
+    Args:
+        run: Opened for this configuration and these data.
+        data: Training images, already checked by `check_fit`.
+        config: See `CondenseConfig`.
+        device: Where to compute.
+
+    Raises:
+        RunError: The disk is full or memory runs out.
+        ArtefactError: The artefact in the directory is damaged or of other data.
+    """
+    finished = run.file("condensed.safetensors")
+    if finished is not None and finished.exists():
+        condensed = CondensedDataset.load(finished, device=device)
+        if condensed.metadata["data"]["fingerprint"] != data.fingerprint():
+            raise RunError(
+                f"{run.path} holds a run on other data (its fingerprint differs): "
+                "choose another --out or delete it"
+            )
+        return condensed
+    with memory_advice():
+        return _condense(run, data, config, device)
+
+
+def _condense(
+    run: RunDirectory, data: ImageData, config: CondenseConfig, place: torch.device
+) -> CondensedDataset:
+    finished = run.file("condensed.safetensors")
+    statistics = data.statistics()
+    sampler = ClassSampler(data, place)
+    teacher = _teacher(run, data.to(place), statistics, config)
+    synthesiser = _starting_point(run, sampler, data, statistics, teacher, config)
+
+    state = LoopState(config, synthesiser, statistics, device=place)
+    saved = run.load("loop", place)
+    if saved is not None:
+        state.load_state_dict(saved)
+    probe = Probe(synthesiser, data, statistics, config)
+    with RunLog(
+        run.file("metrics.jsonl"),
+        total=config.loop.total,
+        description="condense",
+        resume_step=state.outer * config.loop.generator_updates,
+    ) as log:
+        condense_loop(
+            state,
+            sampler=sampler,
+            teacher=teacher if config.loss.soft_labels else None,
+            log=log,
+            save=lambda s: run.save_sometimes("loop", s.state_dict),
+            probe=probe,
+        )
+
+    condensed = CondensedDataset.from_synthesiser(
+        synthesiser,
+        classes=data.classes,
+        statistics=statistics,
+        precision=config.format.precision,
+        max_batch=config.max_synthetic_batch,
+        config=config.to_dict(),
+        data={
+            "name": data.name,
+            "images": len(data),
+            "images_per_class": data.counts.tolist(),
+            "fingerprint": data.fingerprint(),
+        },
+        versions=library_versions(),
+    )
+    if finished is not None:
+        condensed.save(finished)
+        # What is read back is what was returned, on a resumed run as on this one.
+        condensed = CondensedDataset.load(finished, device=place)
+    return condensed
+
+
+@contextmanager
+def memory_advice() -> Iterator[None]:
+    """Turn an out-of-memory failure into one line that says what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not exhausted and "not enough memory" not in text:
+            raise
+        raise RunError(
+            "out of memory: lower loop.association or max_synthetic_batch, as in "
+            "--set loop.association=64 --set max_synthetic_batch=256"
+        ) from error
+
+
+def check_fit(data: ImageData, config: CondenseConfig) -> None:
+    """Refuse, before any work, data that the configuration cannot condense.
+
+    Raises:
+        DataError: The set is empty or a class has too few images.
+        ConfigError: A size of the configuration does not fit the images.
+    """
+    require_images(data)
+    if config.pretrain.method == "reconstruction":
+        counts, needed = data.counts, config.format.images_per_class
+        short = int(counts.argmin())
+        if int(counts[short]) < needed:
+            raise DataError(
+                f"class {data.classes[short]!r} has {int(counts[short])} images, fewer "
+                f"than the {needed} images per class to condense into: add images or "
+                f"use --set format.images_per_class={int(counts[short])}"
+            )
+    # Building one network finds every size that does not fit, at no cost.
+    _build_phi(config, data)
+
+
+def _build_phi(config: CondenseConfig, data: ImageData) -> FeatureNetwork:
+    return build_network(
+        config.network.name,
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        width=config.network.width,
+        depth=config.network.depth,
+        seed=config.seed,
+    )
+
+
+def _teacher(
+    run: RunDirectory,
+    data: ImageData,
+    statistics: PixelStatistics,
+    config: CondenseConfig,
+) -> FeatureNetwork | None:
+    """The network trained on the real data, if anything needs one."""
+    if config.format.embedding != "class_mean" and not config.loss.soft_labels:
+        return None
+    device = data.images.device
+    teacher = build_network(
+        "convnet",
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        width=config.teacher.width,
+        seed=derive_seed(config.seed, "teacher"),
+    ).to(device)
+    saved = run.load("teacher", device)
+    if saved is not None:
+        teacher.load_state_dict(saved)
+    else:
+        steps = config.teacher.steps
+        recipe = Recipe("teacher", epochs=steps, augment=TEACHER_AUGMENT)
+        with RunLog(None, total=steps, description="teacher") as log:
+            train_network(
+                teacher,
+                data.images,
+                data.labels,
+                recipe=recipe,
+                statistics=statistics,
+                seed=derive_seed(config.seed, "teacher"),
+                flip=config.data.flip,
+                max_steps=steps,
+                on_step=lambda step, *_: log.advance(step + 1),
+            )
+        run.save("teacher", teacher.state_dict())
+    return teacher.eval().requires_grad_(False)
+
+
+def _starting_point(
+    run: RunDirectory,
+    sampler: ClassSampler,
+    data: ImageData,
+    statistics: PixelStatistics,
+    teacher: FeatureNetwork | None,
+    config: CondenseConfig,
+) -> Synthesiser:
+    """A synthesiser with class embeddings, pre-trained as configured."""
+    embedding = _class_embedding(sampler, data, statistics, teacher, config)
+    spec = SynthesiserSpec.from_config(
+        config.format,
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        embedding_dim=embedding.shape[1],
+    )
+    with seeded_initialisation(config.seed, "synthesiser"):
+        synthesiser = build_synthesiser(spec, seed=config.seed)
+    synthesiser.class_embedding.copy_(embedding)
+    synthesiser.to(sampler.device)
+    saved = run.load("start", sampler.device)
+    if saved is not None:
+        synthesiser.load_state_dict(saved)
+        return synthesiser
+    total = config.pretrain.steps
+    with RunLog(None, total=total, description="pretrain") as log:
+        pretrain(
+            synthesiser,
+            sampler,
+            statistics,
+            config.pretrain,
+            seed=config.seed,
+            log=log,
+        )
+    run.save("start", synthesiser.state_dict())
+    return synthesiser
+
+
+def _class_embedding(
+    sampler: ClassSampler,
+    data: ImageData,
+    statistics: PixelStatistics,
+    teacher: FeatureNetwork | None,
+    config: CondenseConfig,
+) -> Tensor:
+    if config.format.embedding == "one_hot":
+        return one_hot_embedding(data.num_classes)
+    network = teacher
+    if config.format.embedding == "online" or network is None:
+        network = _build_phi(config, data).to(sampler.device)
+    means = class_mean_features(network, data.to(sampler.device), statistics)
+    return standardise(means)

@@ -1,0 +1,92 @@
+"""Data sets by name, from the user's folders; nothing is downloaded unless asked for.
+
+A new source is one function from `Request` to `ImageData` and one row of `SOURCES`.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from condense_core._convert import fit_images
+from condense_core._readers.digits import read_digits
+from condense_core._readers.imagefolder import read_imagefolder
+from condense_core._readers.npz import read_imagenet64, read_npz
+from condense_core._readers.request import Request, Split
+from condense_core._readers.torchvision_sets import TORCHVISION_SETS, read_torchvision
+from condense_core.data import ImageData, require_images
+from condense_core.errors import DataError
+
+__all__ = ["MAX_SIDE", "MIN_SIDE", "SOURCES", "Split", "load_source"]
+
+MIN_SIDE, MAX_SIDE = 8, 128  # pixels; what the networks and the generator can handle
+
+SOURCES: dict[str, Callable[[Request], ImageData]] = {
+    "digits": read_digits,
+    **dict.fromkeys(TORCHVISION_SETS, read_torchvision),
+    "imagefolder": read_imagefolder,
+    "npz": read_npz,
+    "imagenet64": read_imagenet64,
+}
+
+
+def load_source(
+    name: str,
+    *,
+    split: Split,
+    data_root: Path | None,
+    download: bool = False,
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+) -> ImageData:
+    """Read one split of a named data set.
+
+    Args:
+        name: a key of `SOURCES`.
+        split: ``"train"`` or ``"test"``; the label of a class is the same in both.
+        data_root: folder of the data set; not needed by ``digits``.
+        download: let torchvision fetch missing files into ``data_root``.
+        image_size: (H, W) to resize to, antialiased; the aspect ratio is not kept.
+        channels: 1 or 3, to convert between grey and RGB.
+
+    Returns:
+        Images with sides of 8 to 128 pixels.
+
+    Raises:
+        DataError: unknown name; missing, unreadable, empty or inconsistent files.
+    """
+    if name not in SOURCES:
+        close = get_close_matches(name, SOURCES, n=1)
+        guess = f" did you mean {close[0]!r}?" if close else ""
+        raise DataError(
+            f"unknown data set {name!r}:{guess} choose from {', '.join(SOURCES)}"
+        )
+    if split not in ("train", "test"):
+        raise DataError(f"unknown split {split!r}: choose 'train' or 'test'")
+    if channels not in (None, 1, 3):
+        raise DataError(f"channels={channels}: use --set data.channels=1|3")
+    if image_size is not None:
+        _check_size(name, image_size)
+    request = Request(
+        name=name,
+        split=split,
+        data_root=Path(data_root) if data_root is not None else None,
+        download=download,
+        image_size=image_size,
+        channels=channels,
+    )
+    data = SOURCES[name](request)
+    fitted = fit_images(data.images, size=image_size, channels=channels)
+    data = replace(data, images=fitted, name=name)
+    _check_size(name, data.image_shape[1:])
+    if split == "train":
+        require_images(data)
+    return data
+
+
+def _check_size(name: str, size: tuple[int, int]) -> None:
+    if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
+        raise DataError(
+            f"{name}: images of {size[0]}x{size[1]} pixels, sides must be {MIN_SIDE} "
+            f"to {MAX_SIDE}: use --set data.image_size=[H,W]"
+        )

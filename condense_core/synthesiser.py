@@ -1,0 +1,188 @@
+"""Formats behind the loop: codebook + generator, or pixels.
+
+A synthesiser maps (classes, codes) to images. The loop, the losses and the evaluation
+see only this, so that the generator format and the pixel format differ in nothing else.
+
+Shape legend: Y classes, K codes, Z latent, E embedding, C H W image.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from condense_core.codebook import Codebook
+from condense_core.config import FormatConfig
+from condense_core.generator import ConditionalGenerator
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SynthesiserSpec:
+    """Architecture by sizes: all that is needed to rebuild a synthesiser, no code."""
+
+    kind: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    images_per_class: int
+    codes: str = "learned"
+    truncation: float = 0.5
+    latent_dim: int = 1
+    embedding_dim: int = 1
+    projected_dim: int = 1
+    channels: int = 1
+    blocks: int | None = None
+
+    @classmethod
+    def from_config(
+        cls,
+        config: FormatConfig,
+        *,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        embedding_dim: int,
+    ) -> "SynthesiserSpec":
+        """Sizes from the configuration and the data."""
+        return cls(
+            kind=config.kind,
+            image_shape=image_shape,
+            num_classes=num_classes,
+            images_per_class=config.images_per_class,
+            codes=config.codes,
+            truncation=config.truncation,
+            latent_dim=config.latent_dim,
+            embedding_dim=embedding_dim,
+            projected_dim=config.projected_dim,
+            channels=config.channels,
+            blocks=config.blocks,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return {**asdict(self), "image_shape": list(self.image_shape)}
+
+
+class Synthesiser(nn.Module):
+    """Base of both formats.
+
+    Attributes:
+        spec: Sizes.
+        class_embedding: (Y, E) class conditions c(y), set by the class embedding in
+            use. A part of the generator format; for pixels only the discriminator
+            reads it, and it is not stored.
+    """
+
+    class_embedding: Tensor
+
+    def __init__(self, spec: SynthesiserSpec) -> None:
+        """Keep the sizes; class embeddings start at zero."""
+        super().__init__()
+        self.spec = spec
+        self.register_buffer(
+            "class_embedding",
+            torch.zeros(spec.num_classes, spec.embedding_dim),
+            persistent=spec.kind == "generator",
+        )
+
+    def forward(self, class_ids_Y: Tensor, code_ids_K: Tensor) -> Tensor:
+        """Images in [0, 1] of every given class and code: (Y, K, C, H, W)."""
+        raise NotImplementedError
+
+
+class GeneratorSynthesiser(Synthesiser):
+    """The paper's format: codebook, class embedding and conditional generator.
+
+    Attributes:
+        codebook: `Codebook` with codes (K, Z).
+        generator: `ConditionalGenerator`.
+    """
+
+    def __init__(self, spec: SynthesiserSpec, *, seed: int = 0) -> None:
+        """Build with fresh weights; use `seeded_initialisation` for fixed ones."""
+        super().__init__(spec)
+        self.codebook = Codebook(
+            images_per_class=spec.images_per_class,
+            latent_dim=spec.latent_dim,
+            kind=spec.codes,
+            truncation=spec.truncation,
+            seed=seed,
+        )
+        self.generator = ConditionalGenerator(
+            image_shape=spec.image_shape,
+            latent_dim=spec.latent_dim,
+            embedding_dim=spec.embedding_dim,
+            projected_dim=spec.projected_dim,
+            channels=spec.channels,
+            blocks=spec.blocks,
+        )
+
+    def forward(self, class_ids_Y: Tensor, code_ids_K: Tensor) -> Tensor:
+        """Images (Y, K, C, H, W): every given code under every given class."""
+        return self.from_codes(class_ids_Y, self.codebook(code_ids_K))
+
+    def from_codes(self, class_ids_Y: Tensor, codes_KZ: Tensor) -> Tensor:
+        """As `forward`, with codes given directly instead of looked up."""
+        classes, codes = len(class_ids_Y), len(codes_KZ)
+        embeddings = self.class_embedding[class_ids_Y].repeat_interleave(codes, dim=0)
+        images: Tensor = self.generator(codes_KZ.repeat(classes, 1), embeddings)
+        return images.view(classes, codes, *self.spec.image_shape)
+
+    @torch.no_grad()
+    def recalibrate(self, *, max_batch: int) -> None:
+        """Set batch-norm statistics to those of codebook x classes.
+
+        Afterwards, in eval mode, an image depends on its code and class alone and not
+        on the batch it is generated in. Each layer's statistics depend on those
+        before it; batches of whole classes are averaged when not all fit at once.
+
+        Args:
+            max_batch: Images generated at once.
+        """
+        norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average over the chunks
+        device = self.class_embedding.device
+        code_ids = torch.arange(self.spec.images_per_class, device=device)
+        was_training = self.training
+        self.train()
+        per_chunk = max(1, max_batch // len(code_ids))
+        # An interleaved order gives every chunk classes from all over the label range.
+        chunks = max(1, -(-self.spec.num_classes // per_chunk))
+        for chunk in range(chunks):
+            class_ids = torch.arange(chunk, self.spec.num_classes, chunks).to(device)
+            self(class_ids, code_ids)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        self.train(was_training)
+
+
+class PixelSynthesiser(Synthesiser):
+    """The format of earlier work: each image's pixels are the parameters.
+
+    Attributes:
+        pixels: (Y, K, C, H, W) logits, so that images stay in [0, 1].
+    """
+
+    def __init__(self, spec: SynthesiserSpec) -> None:
+        """Start from grey images."""
+        super().__init__(spec)
+        shape = (spec.num_classes, spec.images_per_class, *spec.image_shape)
+        self.pixels = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, class_ids_Y: Tensor, code_ids_K: Tensor) -> Tensor:
+        """Images (Y, K, C, H, W)."""
+        return torch.sigmoid(self.pixels[class_ids_Y][:, code_ids_K])
+
+    @torch.no_grad()
+    def set_images(self, images_YKCHW: Tensor) -> None:
+        """Start from given images in [0, 1]; ends are pulled in to keep a gradient."""
+        self.pixels.copy_(torch.logit(images_YKCHW.clamp(0.01, 0.99)))
+
+
+def build_synthesiser(spec: SynthesiserSpec, *, seed: int = 0) -> Synthesiser:
+    """A synthesiser of the sizes in ``spec`` with fresh weights."""
+    if spec.kind == "pixels":
+        return PixelSynthesiser(spec)
+    return GeneratorSynthesiser(spec, seed=seed)

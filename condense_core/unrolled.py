@@ -1,0 +1,151 @@
+"""The unrolled objective: how well a student trained on the synthetic set does.
+
+Not in the paper. Feature matching asks that synthetic features look like real ones;
+this asks directly for what a condensed set is for. A student takes a window of SGD
+steps on the synthetic images, its loss on real images is differentiated through those
+steps (back-propagation through time, Wang et al. 2018), and the detached student then
+waits in a pool for its next turn, so that students of every age are seen without
+training each one from the start (random truncation, Feng et al. 2023, RaT-BPTT; the
+pool of FRePo, Zhou et al. 2022).
+
+Shape legend: B batch, Y classes.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from condense_core.augment import SiameseAugment
+from condense_core.config import UnrolledConfig
+from condense_core.networks import build_network
+from condense_core.seeding import derive_seed, make_generator
+from condense_core.training import Recipe
+
+Weights = dict[str, Tensor]
+
+
+class StudentPool:
+    """Students of mixed ages, trained on the synthetic images by the field's recipe.
+
+    Attributes:
+        students: For each student its weights, momenta, age and serial number.
+    """
+
+    def __init__(
+        self,
+        config: UnrolledConfig,
+        *,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        augment: SiameseAugment,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """Fill the pool with new students.
+
+        Args:
+            config: Pool size, window, ages, learning rate.
+            image_shape: (C, H, W).
+            num_classes: Y.
+            augment: Drawn per image at every step of a student, as in evaluation.
+            seed: Of initialisations and draws.
+            device: Where students live.
+        """
+        self.config = config
+        self._shape, self._classes = image_shape, num_classes
+        self._augment, self._seed, self._device = augment, seed, device
+        self._network = self._fresh_network(0)
+        self.students = [self._fresh(serial) for serial in range(config.students)]
+        for index, student in enumerate(self.students):
+            # Staggered first retirements: the pool is of mixed age from then on.
+            student["age"] = index * config.max_age // config.students
+        self._next_serial = config.students
+
+    def loss(
+        self,
+        step: int,
+        images_BCHW: Tensor,
+        labels_B: Tensor,
+        real_images_BCHW: Tensor,
+        real_labels_B: Tensor,
+    ) -> Tensor:
+        """Cross entropy on real images after a window of steps on synthetic ones.
+
+        The chosen student advances by the window (detached), or retires.
+
+        Args:
+            step: Generator update, seeds every draw.
+            images_BCHW: Normalised synthetic images, with gradient.
+            labels_B: Their classes.
+            real_images_BCHW: Normalised real images.
+            real_labels_B: Their classes.
+        """
+        draw = make_generator(self._seed, "unrolled", step)
+        turn = int(torch.randint(len(self.students), (1,), generator=draw))
+        student = self.students[turn]
+        weights = {
+            k: v.detach().requires_grad_() for k, v in student["weights"].items()
+        }
+        momenta = student["momenta"]
+        for _ in range(self.config.window):
+            augmented = self._augment.augment(images_BCHW, draw)
+            weights, momenta = self._sgd(weights, momenta, augmented, labels_B)
+        logits = functional_call(self._network, weights, (real_images_BCHW,))
+
+        age = student["age"] + self.config.window
+        if age >= self.config.max_age:
+            self.students[turn] = self._fresh(self._next_serial)
+            self._next_serial += 1
+        else:
+            student["weights"] = {k: v.detach() for k, v in weights.items()}
+            student["momenta"] = {k: v.detach() for k, v in momenta.items()}
+            student["age"] = age
+        return F.cross_entropy(logits, real_labels_B)
+
+    def _sgd(
+        self, weights: Weights, momenta: Weights, images: Tensor, labels: Tensor
+    ) -> tuple[Weights, Weights]:
+        """One differentiable step of SGD with momentum and weight decay."""
+        loss = F.cross_entropy(
+            functional_call(self._network, weights, (images,)), labels
+        )
+        slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+        momenta = {
+            name: _RECIPE.momentum * momenta[name]
+            + slope
+            + _RECIPE.weight_decay * weights[name]
+            for name, slope in zip(weights, slopes, strict=True)
+        }
+        rate = self.config.learning_rate
+        return {k: v - rate * momenta[k] for k, v in weights.items()}, momenta
+
+    def _fresh_network(self, serial: int) -> torch.nn.Module:
+        return build_network(
+            "convnet",
+            image_shape=self._shape,
+            num_classes=self._classes,
+            width=self.config.width,
+            seed=derive_seed(self._seed, "student", serial),
+        ).to(self._device)
+
+    def _fresh(self, serial: int) -> dict[str, Any]:
+        network = self._fresh_network(serial)
+        weights = {k: v.detach() for k, v in network.named_parameters()}
+        momenta = {k: torch.zeros_like(v) for k, v in weights.items()}
+        return {"weights": weights, "momenta": momenta, "age": 0}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the following steps."""
+        students = [dict(student) for student in self.students]
+        return {"students": students, "next_serial": self._next_serial}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        self.students = [dict(student) for student in state["students"]]
+        self._next_serial = state["next_serial"]
+
+
+_RECIPE = Recipe("student", epochs=1)  # the field's momentum and weight decay
