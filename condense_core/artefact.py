@@ -29,7 +29,7 @@ from condense_core.errors import ArtefactError
 from condense_core.generator import LARGEST_SIDE
 from condense_core.precision import PRECISIONS, decode, encode, encoded_layout
 from condense_core.runlog import atomic_write_bytes
-from condense_core.seeding import make_generator
+from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import (
     GeneratorSynthesiser,
     Synthesiser,
@@ -40,6 +40,7 @@ from condense_core.synthesiser import (
 FORMAT_VERSION = 1
 METADATA_KEY = "gencondense"  # one key: safetensors writes several in random order
 MAX_FILE_BYTES = 2**30
+MAX_DECODED_BYTES = 2**33  # of the images as 8-bit pixels
 SYNTHESIS_BATCH = 2048
 
 # Upper bounds of every size an artefact may claim, checked before anything is built.
@@ -100,7 +101,7 @@ class CondensedDataset:
         self.spec = _read_spec(self.metadata)
         self._tensors = dict(tensors)
         _check_layout(self._tensors, self.spec, self.precision)
-        self._synthesiser = build_synthesiser(self.spec)
+        self._synthesiser = _blank(self.spec)
         self._synthesiser.load_state_dict(decode(self._tensors), strict=False)
         self._synthesiser.to(resolve_device(device)).eval()
         self._nbytes: int | None = None
@@ -132,7 +133,7 @@ class CondensedDataset:
         """
         spec = synthesiser.spec
         device = next(synthesiser.parameters()).device
-        rounded = build_synthesiser(spec).to(device)
+        rounded = _blank(spec).to(device)
         tensors = encode(synthesiser.state_dict(), precision)
         rounded.load_state_dict(decode(tensors), strict=False)
         if isinstance(rounded, GeneratorSynthesiser):
@@ -143,7 +144,8 @@ class CondensedDataset:
             "format_version": FORMAT_VERSION,
             "architecture": spec.to_dict(),
             "precision": precision,
-            "classes": [str(name) for name in classes],
+            # Names of folders need not be valid Unicode.
+            "classes": [str(n).encode(errors="replace").decode() for n in classes],
             "label_type": "hard",
             "normalisation": {
                 "mean": list(statistics.mean),
@@ -184,7 +186,8 @@ class CondensedDataset:
         try:
             metadata = _read_metadata(data)
             tensors = load_safetensors(data)
-        except safetensors.SafetensorError as error:
+        except (safetensors.SafetensorError, KeyError) as error:
+            # KeyError: a type of tensor that the file format has and torch has not.
             line = " ".join(str(error).split())
             raise ArtefactError(
                 f"not a complete safetensors file ({line}): copy or make it again"
@@ -343,11 +346,17 @@ class CondensedDataset:
     def bytes_by_part(self) -> dict[str, int]:
         """Stored bytes: codebook, class embedding, generator (or pixels), metadata."""
         parts: dict[str, int] = {}
-        for name, tensor in self._tensors.items():
-            part = name.split(".")[0]
+        for name in sorted(self._tensors):  # a file gives them in random order
+            tensor, part = self._tensors[name], name.split(".")[0]
             parts[part] = parts.get(part, 0) + tensor.numel() * tensor.element_size()
         parts["metadata"] = self.nbytes - sum(parts.values())
         return parts
+
+
+def _blank(spec: SynthesiserSpec) -> Synthesiser:
+    """A synthesiser to load weights into; the caller's randomness is not touched."""
+    with seeded_initialisation(0, "artefact"):
+        return build_synthesiser(spec)
 
 
 def _read_metadata(data: bytes) -> dict[str, Any]:
@@ -369,7 +378,7 @@ def _read_metadata(data: bytes) -> dict[str, Any]:
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
         raise ArtefactError(
-            f"format version {version!r} is not supported (this is version "
+            f"format version {version!r:.40} is not supported (this is version "
             f"{FORMAT_VERSION}): update gencondense, or make the file again"
         )
     return metadata
@@ -384,33 +393,50 @@ def _read_spec(metadata: Mapping[str, Any]) -> SynthesiserSpec:
         classes, normalisation = metadata["classes"], metadata["normalisation"]
         numbers = [*normalisation["mean"], *normalisation["std"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise ArtefactError(f"its metadata is incomplete ({error!r})") from error
+        raise ArtefactError(f"its metadata is incomplete ({error!r:.80})") from error
     for name, limit in _LIMITS.items():
         value = getattr(spec, name)
         if value is None and name == "blocks":
             continue
         if type(value) is not int or not 1 <= value <= limit:
-            raise ArtefactError(f"{name} is {value!r}: it must be 1 to {limit}")
+            raise ArtefactError(f"{name} is {value!r:.40}: it must be 1 to {limit}")
     shape = spec.image_shape
     sides_fit = len(shape) == 3 and all(
         type(side) is int and 1 <= side <= LARGEST_SIDE for side in shape
     )
     if not sides_fit or shape[0] not in (1, 3):
-        raise ArtefactError(f"image shape {shape!r} is not supported")
+        raise ArtefactError(f"image shape {shape!r:.80} is not supported")
     if spec.kind not in ("generator", "pixels"):
-        raise ArtefactError(f"kind {spec.kind!r} is not supported")
+        raise ArtefactError(f"kind {spec.kind!r:.40} is not supported")
     if spec.codes not in ("learned", "uniform", "truncated"):
-        raise ArtefactError(f"codes {spec.codes!r} is not supported")
+        raise ArtefactError(f"codes {spec.codes!r:.40} is not supported")
     if not isinstance(spec.truncation, float) or not spec.truncation > 0:
-        raise ArtefactError(f"truncation {spec.truncation!r} is not supported")
+        raise ArtefactError(f"truncation {spec.truncation!r:.40} is not supported")
     if metadata.get("precision") not in PRECISIONS:
-        raise ArtefactError(f"precision {metadata.get('precision')!r} is not supported")
+        raise ArtefactError(
+            f"precision {metadata.get('precision')!r:.40} is not supported"
+        )
     if not isinstance(classes, list) or len(classes) != spec.num_classes:
         raise ArtefactError(f"it names {classes!r:.60}, not {spec.num_classes} classes")
-    fits = len(numbers) == 2 * shape[0]
-    if not fits or not all(isinstance(n, float) and math.isfinite(n) for n in numbers):
+    for name in classes:
+        if not isinstance(name, str) or not is_text(name):
+            raise ArtefactError(f"class name {name!a:.60} is not text")
+    fits = len(normalisation["mean"]) == len(normalisation["std"]) == shape[0]
+    finite = all(isinstance(n, float) and math.isfinite(n) for n in numbers)
+    if not fits or not finite or min(normalisation["std"]) <= 0:
         raise ArtefactError(f"normalisation {normalisation!r:.80} is not usable")
+    decoded = spec.num_classes * spec.images_per_class * math.prod(shape)
+    if decoded > MAX_DECODED_BYTES:
+        raise ArtefactError(
+            f"its images take {decoded} bytes, more than the {MAX_DECODED_BYTES} an "
+            "artefact may decode to"
+        )
     return spec
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8: JSON may hold half a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _check_layout(

@@ -125,9 +125,12 @@ def _add_data_root(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     from condense_core.devices import resolve_device
-    from condense_core.experiment import load_splits, run_experiment
+    from condense_core.experiment import (
+        check_experiment,
+        load_splits,
+        run_experiment,
+    )
     from condense_core.report import results_table
-    from condense_core.run import check_fit
 
     name, config = _config(arguments.config)
     config = config.with_overrides(arguments.overrides)
@@ -136,15 +139,26 @@ def _run(arguments: argparse.Namespace) -> None:
     train, test, note = load_splits(
         config, data_root=arguments.data_root, download=arguments.download
     )
-    check_fit(train, config)
+    check_experiment(train, config)
     out = arguments.out or Path("runs") / name
-    print(_summary(train, test, config, out), file=sys.stderr)
-    if note is not None:
-        print(note, file=sys.stderr)
+
+    def announce() -> None:
+        print(_summary(train, test, config, out), file=sys.stderr)
+        if note is not None:
+            print(note, file=sys.stderr)
+
     if arguments.dry_run:
+        announce()
         print(config.to_yaml(), end="")
         return
-    report = run_experiment(train, test, config, out=out, device=arguments.device)
+    report = run_experiment(
+        train,
+        test,
+        config,
+        out=out,
+        device=arguments.device,
+        on_start=announce,
+    )
     print(
         f"{report['dataset']}, recipe {report['recipe']}, {report['network']} of width "
         f"{report['width']}:"

@@ -231,8 +231,9 @@ class LoopConfig:
 class OptimiserConfig:
     """Optimisers of codebook, generator, discriminator and phi."""
 
-    name: Literal["adam", "sgd"] = "adam"
-    """For codebook and generator; the paper uses SGD."""
+    name: Literal["image_space", "adam", "sgd"] = "image_space"
+    """For codebook and generator; the paper uses SGD. ``image_space`` takes the step
+    in the images and fits the generator to them."""
     codebook_lr: float = 1e-2
     """Sec. 4.2."""
     generator_lr: float = 1e-3
@@ -242,7 +243,9 @@ class OptimiserConfig:
     discriminator_lr: float = 2e-4
     """Adam, betas (0.5, 0.999); not given in the paper."""
     pixel_lr: float = 5e-2
-    """For the pixels format, on the logits of the images."""
+    """Adam, on the logits of images: of the pixels format and of ``image_space``."""
+    fit_steps: int = 2
+    """Fitting steps of ``image_space`` after each update."""
     momentum: float = 0.9
     """Of every SGD here."""
     decay: Literal["linear", "none"] = "linear"
@@ -252,6 +255,7 @@ class OptimiserConfig:
         """Check ranges."""
         for name in ("codebook", "generator", "network", "discriminator", "pixel"):
             _positive(f"optimiser.{name}_lr", getattr(self, f"{name}_lr"))
+        _at_least("optimiser.fit_steps", self.fit_steps, 1)
         if not 0 <= self.momentum < 1:
             raise ConfigError(
                 f"optimiser.momentum is {self.momentum}: choose a value in [0, 1)"
@@ -269,11 +273,14 @@ class UnrolledConfig:
     max_age: int = 100
     """Training steps after which a student is replaced by a new one."""
     real_batch: int = 256
-    """Real images of the outer loss."""
+    """Real images of the outer loss, the same number of each class."""
     width: int | None = 32
     """Channels of a student's ConvNet."""
     learning_rate: float = 1e-2
     """Of the student, as in evaluation."""
+    outer_loss: Literal["cross_entropy", "brier"] = "brier"
+    """Of a student on real images. Old students are overconfident, and their few
+    worst errors rule the cross entropy; the Brier score is bounded."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

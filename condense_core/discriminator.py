@@ -1,7 +1,6 @@
 """The discriminator D of Eq. 1: an MLP on features and the class condition.
 
-Shape legend: B batch, D feature dimension (or flattened pixels), E class condition, Y
-classes.
+Shape legend: B batch, D feature dimension, E class condition, Y classes.
 """
 
 import torch
@@ -12,10 +11,9 @@ class FeatureDiscriminator(nn.Module):
     """Judges (phi(x), c(y)) real or synthetic, and names the class.
 
     "A multi-layer perceptron with a sigmoid function as the last layer" (sec. 4.2): the
-    sigmoid is inside the losses, which take logits and are stable. On the same trunk
-    without the condition sits the classifier head of L_c, "on top of the features
-    from both real and synthetic images", as in AC-GAN. Given flattened pixels instead
-    of features, the same module is the realism discriminator of Table 8 (``l_real``).
+    sigmoid is inside the losses, which take logits and are stable. Beside it is the
+    classifier head of L_c, "on top of the features from both real and synthetic
+    images", as in AC-GAN.
 
     Attributes:
         classifier: Linear head, features -> class logits.

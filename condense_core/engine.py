@@ -15,6 +15,7 @@ from condense_core.class_embedding import standardise
 from condense_core.config import CondenseConfig
 from condense_core.data import ClassSampler, PixelStatistics
 from condense_core.discriminator import FeatureDiscriminator
+from condense_core.image_space import ImageSpaceOptimiser
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.objective import (
     Association,
@@ -73,9 +74,8 @@ def condense_loop(
             # Sample codes from Z, generate the synthetic set S_i
             class_ids = association.class_ids_Y
             code_ids = state.draw_codes(draw)
-            images_YKCHW = state.statistics.normalise(
-                state.synthesiser(class_ids, code_ids).flatten(0, 1)
-            ).unflatten(0, (len(class_ids), len(code_ids)))
+            synthetic_YKCHW = state.synthesiser(class_ids, code_ids)
+            images_YKCHW = state.normalise(synthetic_YKCHW)
 
             # Compute L_con from T_i and S_i using phi
             conditions = state.synthesiser.class_embedding[class_ids]
@@ -89,15 +89,15 @@ def condense_loop(
                 config=loss,
             )
             if loss.unrolled:
-                terms["unrolled"] = state.unrolled_term(step, images_YKCHW, sampler)
+                terms["unrolled"] = state.unrolled_term(
+                    step, images_YKCHW, class_ids, sampler
+                )
             total = weighted_sum(terms, loss)
             logging = step % LOG_EVERY == 0 or step + 1 == loop.total
             norms = gradient_norms(terms, images_YKCHW, loss) if logging else {}
 
             # Update (Z, G)
-            state.optimiser.zero_grad()
-            total.backward()
-            state.optimiser.step()
+            state.update(total, synthetic_YKCHW, class_ids, code_ids)
 
             # max_D of Eq. 1
             if loss.adversarial or loss.classifier == "auxiliary":
@@ -169,6 +169,7 @@ class LoopState:
                 seed=config.seed,
                 device=device,
             )
+        synthesiser.train()
         self.optimiser = self._build_optimiser()
         self.discriminator_optimiser = torch.optim.Adam(
             self.discriminator.parameters(),
@@ -176,7 +177,6 @@ class LoopState:
             betas=(0.5, 0.999),
         )
         self._base_rates = [group["lr"] for group in self.optimiser.param_groups]
-        synthesiser.train()
 
     def initialise_network(self, restart: int) -> FeatureNetwork:
         """A new phi and its optimiser."""
@@ -229,21 +229,44 @@ class LoopState:
         size = self.config.loop.codes_per_step or codes
         return subset(codes, size, draw, self.device)
 
+    def normalise(self, images_YKCHW: Tensor) -> Tensor:
+        """Images in [0, 1] as networks see them."""
+        shape = images_YKCHW.shape
+        return self.statistics.normalise(images_YKCHW.flatten(0, 1)).view(shape)
+
+    def update(
+        self,
+        loss: Tensor,
+        synthetic_YKCHW: Tensor,
+        class_ids_Y: Tensor,
+        code_ids_K: Tensor,
+    ) -> None:
+        """(Z, G) <- (Z, G) - alpha grad L_con, by the configured optimiser."""
+        if isinstance(self.optimiser, ImageSpaceOptimiser):
+            self.optimiser.step(loss, synthetic_YKCHW, class_ids_Y, code_ids_K)
+            return
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+
     def unrolled_term(
-        self, step: int, images_YKCHW: Tensor, sampler: ClassSampler
+        self,
+        step: int,
+        images_YKCHW: Tensor,
+        class_ids_Y: Tensor,
+        sampler: ClassSampler,
     ) -> Tensor:
         """Loss on real images of a student trained on these synthetic ones."""
         assert self.students is not None
-        classes, codes = images_YKCHW.shape[:2]
-        labels = torch.arange(classes, device=self.device).repeat_interleave(codes)
         draw = make_generator(self.config.seed, "unrolled-real", step)
-        real, real_labels = sampler.batch(self.config.unrolled.real_batch, draw)
+        per_class = max(1, self.config.unrolled.real_batch // len(class_ids_Y))
+        real = sampler.sample(per_class, draw, class_ids_Y).flatten(0, 1)
         return self.students.loss(
             step,
             images_YKCHW.flatten(0, 1),
-            labels,
+            class_ids_Y.repeat_interleave(images_YKCHW.shape[1]),
             self.statistics.normalise(real),
-            real_labels,
+            class_ids_Y.repeat_interleave(per_class),
         )
 
     def train_network(self, sampler: ClassSampler, outer: int, k: int) -> None:
@@ -310,18 +333,20 @@ class LoopState:
                 num_classes=spec.num_classes,
             )
 
-    def _build_optimiser(self) -> torch.optim.Optimizer:
+    def _build_optimiser(self) -> torch.optim.Optimizer | ImageSpaceOptimiser:
         rates = self.config.optimiser
         codes: list[torch.nn.Parameter] = []
         rest: list[torch.nn.Parameter] = []
         for name, parameter in self.synthesiser.named_parameters():
             (codes if name.startswith("codebook.") else rest).append(parameter)
         in_pixels = isinstance(self.synthesiser, PixelSynthesiser)
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": rest, "lr": rates.pixel_lr if in_pixels else rates.generator_lr}
         ]
         if codes:
             groups.append({"params": codes, "lr": rates.codebook_lr})
         if rates.name == "sgd":
             return torch.optim.SGD(groups, momentum=rates.momentum)
+        if rates.name == "image_space" and not in_pixels:
+            return ImageSpaceOptimiser(self.synthesiser, groups, rates)
         return torch.optim.Adam(groups)

@@ -3,6 +3,7 @@
 import platform
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from condense_core.artefact import CondensedDataset
 from condense_core.config import CondenseConfig
 from condense_core.data import ImageData, PixelStatistics, to_unit
 from condense_core.devices import resolve_device
-from condense_core.errors import MissingSplitError
+from condense_core.errors import DataError, MissingSplitError
 from condense_core.evaluate import EvaluationReport, evaluate
 from condense_core.networks import build_network
-from condense_core.references import evaluate_reference
+from condense_core.references import FULL, evaluate_reference
 from condense_core.report import write_features, write_report, write_samples_png
 from condense_core.run import check_fit, condense_in
 from condense_core.rundir import RunDirectory
@@ -70,6 +71,24 @@ def hold_out(data: ImageData, *, seed: int) -> tuple[ImageData, ImageData]:
     return data.subset(torch.cat(kept)), data.subset(torch.cat(held))
 
 
+def check_experiment(train: ImageData, config: CondenseConfig) -> None:
+    """`check_fit`, and that each reference finds enough images to choose from.
+
+    Raises:
+        DataError: As `check_fit`, or a class is too small for a reference.
+        ConfigError: As `check_fit`.
+    """
+    check_fit(train, config)
+    selecting = [name for name in config.evaluate.baselines if name != FULL]
+    smallest, needed = int(train.counts.min()), config.format.images_per_class
+    if selecting and smallest < needed:
+        raise DataError(
+            f"class {train.classes[int(train.counts.argmin())]!r} has {smallest} "
+            f"images, fewer than the {needed} that reference {selecting[0]!r} chooses: "
+            "add images or use --set evaluate.baselines=[full]"
+        )
+
+
 def run_experiment(
     train: ImageData,
     test: ImageData,
@@ -77,6 +96,7 @@ def run_experiment(
     *,
     out: Path,
     device: str = "auto",
+    on_start: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Condense, evaluate against references and write the report.
 
@@ -88,6 +108,7 @@ def run_experiment(
         config: See `CondenseConfig`.
         out: Run directory.
         device: auto, cpu, cuda or cuda:N.
+        on_start: Called once nothing speaks against the run, before its first step.
 
     Returns:
         Content of ``report.json``.
@@ -95,14 +116,17 @@ def run_experiment(
     Raises:
         CondenseError: See `condense`.
     """
-    check_fit(train, config)
+    check_experiment(train, config)
     place = resolve_device(device)
     run = RunDirectory.open(out, config, train.fingerprint())
+    if on_start is not None:
+        on_start()
     done: dict[str, Any] | None = run.read_json("report.json")
     condensed = condense_in(run, train, config, device=place)
     if done is not None:
         if not (out / "report.html").exists():
             write_report(out)
+        run.finish()
         return done
 
     images, labels = condensed.images()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from condense_core._tiles import write_samples_png
 from condense_core.artefact import CondensedDataset
 from condense_core.class_embedding import (
     class_mean_features,
@@ -27,9 +28,11 @@ from condense_core.data import (
 )
 from condense_core.devices import resolve_device
 from condense_core.engine import LoopState, condense_loop
-from condense_core.errors import DataError, RunError
+from condense_core.errors import ConfigError, DataError, RunError
 from condense_core.evaluate import library_versions
+from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
 from condense_core.networks import FeatureNetwork, build_network
+from condense_core.networks.convnet import DEFAULT_WIDTH
 from condense_core.pretrain import pretrain
 from condense_core.probe import Probe
 from condense_core.rundir import RunDirectory
@@ -89,6 +92,9 @@ def condense(
     place = resolve_device(device)
     run = RunDirectory.open(out, config, data.fingerprint())
     condensed = condense_in(run, data, config, device=place)
+    samples = run.file("samples.png")
+    if samples is not None:
+        write_samples_png(*condensed.images(), condensed.classes, samples)
     run.finish()
     return condensed
 
@@ -106,17 +112,11 @@ def condense_in(
 
     Raises:
         RunError: The disk is full or memory runs out.
-        ArtefactError: The artefact in the directory is damaged or of other data.
+        ArtefactError: The artefact in the directory is damaged.
     """
     finished = run.file("condensed.safetensors")
     if finished is not None and finished.exists():
-        condensed = CondensedDataset.load(finished, device=device)
-        if condensed.metadata["data"]["fingerprint"] != data.fingerprint():
-            raise RunError(
-                f"{run.path} holds a run on other data (its fingerprint differs): "
-                "choose another --out or delete it"
-            )
-        return condensed
+        return CondensedDataset.load(finished, device=device)
     with memory_advice():
         return _condense(run, data, config, device)
 
@@ -180,7 +180,10 @@ def memory_advice() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         text = str(error)
         exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not exhausted and "not enough memory" not in text:
+        # The CPU allocator of PyTorch raises a bare RuntimeError: so on Windows, so on
+        # Linux.
+        texts = ("not enough memory", "can't allocate memory")
+        if not exhausted and not any(known in text for known in texts):
             raise
         raise RunError(
             "out of memory: lower loop.association or max_synthetic_batch, as in "
@@ -205,8 +208,33 @@ def check_fit(data: ImageData, config: CondenseConfig) -> None:
                 f"than the {needed} images per class to condense into: add images or "
                 f"use --set format.images_per_class={int(counts[short])}"
             )
+    sides = data.image_shape[1:]
+    if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in sides):
+        raise DataError(
+            f"images are {sides[0]}x{sides[1]} px, sides must be {SMALLEST_SIDE} to "
+            f"{LARGEST_SIDE}: resize them, as with --set data.image_size=[32,32]"
+        )
     # Building one network finds every size that does not fit, at no cost.
-    _build_phi(config, data)
+    phi = _build_phi(config, data)
+    weights, layers = config.loss.layer_weights, len(phi.blocks)
+    if weights is not None and len(weights) != layers:
+        raise ConfigError(
+            f"loss.layer_weights has {len(weights)} values, but phi has {layers} "
+            "layers: give one for each"
+        )
+    embedding_dim = {
+        "class_mean": config.teacher.width or DEFAULT_WIDTH,
+        "online": phi.feature_dim,
+        "one_hot": data.num_classes,
+    }[config.format.embedding]
+    if config.loss.intra_centre == "class_embedding" and (
+        embedding_dim != phi.feature_dim
+    ):
+        raise ConfigError(
+            f"loss.intra_centre=class_embedding needs class embeddings of phi's size "
+            f"{phi.feature_dim}, not {embedding_dim}: set teacher.width and "
+            "format.embedding to match, or loss.intra_centre=online"
+        )
 
 
 def _build_phi(config: CondenseConfig, data: ImageData) -> FeatureNetwork:

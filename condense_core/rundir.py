@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from condense_core.artefact import CondensedDataset
 from condense_core.config import CondenseConfig
 from condense_core.errors import RunError
 from condense_core.runlog import atomic_write_bytes, atomic_write_text
@@ -49,6 +50,7 @@ class RunDirectory:
         Raises:
             RunError: The directory holds another run or other files, or cannot be
                 written.
+            ArtefactError: The artefact in the directory is damaged.
         """
         if path is None:
             return cls(None)
@@ -58,17 +60,21 @@ class RunDirectory:
             if path.exists() and not path.is_dir():
                 raise RunError(f"{path} is a file: choose another --out")
             holds = {entry.name for entry in path.iterdir()} if path.exists() else set()
-            path.mkdir(parents=True, exist_ok=True)
-            if not (path / "report.json").exists():
-                (path / "checkpoint").mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot use {path}: {error.strerror}") from error
+        # All checks come before the first write: the folder may be someone else's.
         if "config.yaml" in holds:
             run._require_same(config, fingerprint)
         elif any(not name.startswith(".") for name in holds - {"checkpoint"}):
             raise RunError(
                 f"{path} is not empty and holds no run: choose another --out"
             )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if "report.json" not in holds:
+                (path / "checkpoint").mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunError(f"cannot use {path}: {error.strerror}") from error
         if (path / "checkpoint").is_dir():
             run.write_json("checkpoint/data.json", fingerprint)
         atomic_write_text(path / "config.yaml", config.to_yaml())
@@ -83,7 +89,12 @@ class RunDirectory:
                 f"({_first_difference(old, config.to_dict())}): choose another --out "
                 "or delete it"
             )
-        if self.read_json("checkpoint/data.json") not in (None, fingerprint):
+        known = self.read_json("checkpoint/data.json")
+        artefact = self.path / "condensed.safetensors"
+        if artefact.exists():
+            source = CondensedDataset.load(artefact).metadata.get("data")
+            known = source.get("fingerprint", "") if isinstance(source, dict) else ""
+        if known not in (None, fingerprint):
             raise RunError(
                 f"{self.path} holds a run on other data (its fingerprint differs): "
                 "choose another --out or delete it"
@@ -151,9 +162,10 @@ class RunDirectory:
 
     def finish(self) -> None:
         """Delete the checkpoint: the run is complete."""
-        if self.path is not None:
+        if self.path is not None and (self.path / "checkpoint").is_dir():
             # Renamed first, so that a kill in between leaves no half checkpoint.
             old = self.path / f".checkpoint.{os.getpid()}"
+            shutil.rmtree(old, ignore_errors=True)
             (self.path / "checkpoint").rename(old)
             shutil.rmtree(old)
 

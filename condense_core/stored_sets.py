@@ -101,13 +101,19 @@ def _arrays(path: Path, arrays: dict[str, object]) -> StoredSet:
         ) from None
     if path.suffix == ".npz" and images.ndim == 4:
         images = images.transpose(0, 3, 1, 2)
-    classes = None if names is None else tuple(str(name) for name in np.asarray(names))
+    classes = None if names is None else tuple(str(name) for name in np.asarray(names).ravel())
     data = as_image_data(
         (np.ascontiguousarray(images), labels), classes=classes, name=path.name
     )
     statistics = None
     if "mean" in arrays and "std" in arrays:
         mean, std = np.asarray(arrays["mean"]), np.asarray(arrays["std"])
+        channels = (data.image_shape[0],)
+        if mean.shape != channels or std.shape != channels:
+            raise DataError(
+                f"{path} has mean of shape {mean.shape} and std of shape {std.shape}: "
+                f"write one value for each of the {channels[0]} channels, or neither"
+            )
         statistics = PixelStatistics(tuple(mean.tolist()), tuple(std.tolist()))
     return StoredSet(data, statistics, {})
 

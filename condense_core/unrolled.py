@@ -103,7 +103,9 @@ class StudentPool:
             student["weights"] = {k: v.detach() for k, v in weights.items()}
             student["momenta"] = {k: v.detach() for k, v in momenta.items()}
             student["age"] = age
-        return F.cross_entropy(logits, real_labels_B)
+        if self.config.outer_loss == "cross_entropy":
+            return F.cross_entropy(logits, real_labels_B)
+        return brier_score(logits, real_labels_B)
 
     def _sgd(
         self, weights: Weights, momenta: Weights, images: Tensor, labels: Tensor
@@ -146,6 +148,12 @@ class StudentPool:
         """Continue from `state_dict`."""
         self.students = [dict(student) for student in state["students"]]
         self._next_serial = state["next_serial"]
+
+
+def brier_score(logits_BY: Tensor, labels_B: Tensor) -> Tensor:
+    """Mean squared distance of probabilities to the one-hot label, in [0, 2]."""
+    wanted_BY = F.one_hot(labels_B, logits_BY.shape[1])
+    return (logits_BY.softmax(dim=1) - wanted_BY).square().sum(dim=1).mean()
 
 
 _RECIPE = Recipe("student", epochs=1)  # the field's momentum and weight decay

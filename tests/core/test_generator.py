@@ -25,6 +25,11 @@ def inputs(count, generator):
     )
 
 
+def test_longer_side_decides_the_number_of_blocks():
+    assert default_blocks(40, 56) == default_blocks(56, 40) == 4
+    assert build((1, 8, 100)).base_size == (1, 4)
+
+
 @pytest.mark.parametrize(
     ("side", "blocks"), [(8, 1), (16, 2), (28, 3), (32, 3), (64, 4), (128, 5)]
 )

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from condense_core.augment import SiameseAugment
@@ -255,6 +256,29 @@ def test_auxiliary_classifier_reads_features_and_learns_from_both_sides(step):
     both = step.judge(loss)
     without = step.judge(dataclasses.replace(loss, classifier="phi"))
     close(both - without, head_loss)
+
+
+class Product(nn.Module):
+    """A judge that depends strongly on which feature meets which condition."""
+
+    def forward(self, joined):
+        features, conditions = joined[:, :WIDTH], joined[:, WIDTH : 2 * WIDTH]
+        return 20 * (features * conditions).sum(dim=1, keepdim=True)
+
+
+def test_discriminator_and_generator_see_each_image_with_its_own_class(step):
+    step.discriminator.judge = Product()
+    _, judged, _ = step.terms(config())
+    own = step.conditions.repeat_interleave(CODES, dim=0)
+    exchanged = step.conditions.repeat(CODES, 1)
+    synthetic, wrong = (step.discriminator(judged, c) for c in (own, exchanged))
+    assert (generator_loss(synthetic) - generator_loss(wrong)).abs() > 0.05
+    close(step.terms(config())[0]["adversarial"], generator_loss(synthetic))
+    real = step.discriminator(
+        step.association.features_YnD.flatten(0, 1),
+        step.conditions.repeat_interleave(REAL, dim=0),
+    )
+    close(step.judge(config()), discriminator_loss(real, synthetic))
 
 
 def test_discriminator_minimises_eq_1_on_the_features(step):

@@ -1,4 +1,4 @@
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -178,6 +178,27 @@ def test_fitting_leaves_fixed_codes_and_embeddings_alone(sampler, log):
     assert not torch.equal(
         before["generator.stem.weight"], after["generator.stem.weight"]
     )
+
+
+def test_step_size_falls_linearly(sampler):
+    class Recorder:
+        def __init__(self):
+            self.codes = [synthesiser.codebook.codes.detach().clone()]
+
+        def advance(self, step, **values):
+            self.codes.append(synthesiser.codebook.codes.detach().clone())
+
+    synthesiser = build(sampler.device)
+    recorder = Recorder()
+    targets = reconstruction_targets(sampler, 2, kind="centres", seed=0)
+    config = PretrainConfig(steps=4, learning_rate=1e-3)
+    fit_targets(synthesiser, targets, config, seed=0, log=recorder)
+    moves = [
+        (after - before).abs().max().item()
+        for before, after in pairwise(recorder.codes)
+    ]
+    # Steps of Adam are about the learning rate long while gradients keep their sign.
+    assert moves == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4], rel=0.1)
 
 
 def test_adversarial_training_changes_the_generator_but_not_the_codebook(

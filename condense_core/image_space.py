@@ -1,0 +1,114 @@
+"""Updating (Z, G) through the images: an optimiser for noisy objectives.
+
+A plain optimiser sends the gradient of L_con straight into the generator. Every weight
+of G is shared by all images, so the noise of one step moves all of them together, and
+with a noisy objective the images drift into one saturated texture long before its mean
+has been learnt. Pixel methods do not have this problem: there the noise of each pixel
+averages out on its own.
+
+`ImageSpaceOptimiser` takes the step where the noise averages out, in the images, and
+then moves the generator to where they went: Adam updates one target image for every
+(class, code), and G and Z are fitted to the targets by a few steps of Adam on the
+squared error. The gradient is always taken at the images that G really makes. The
+targets are scaffolding and are thrown away; they cost the memory of the images, so that
+for very many images ``optimiser.name: adam`` is the choice.
+
+Shape legend: Y classes, K codes, C H W image.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from condense_core.config import OptimiserConfig
+from condense_core.synthesiser import Synthesiser
+
+
+class ImageSpaceOptimiser:
+    """Adam on target images, followed by the generator.
+
+    Attributes:
+        logits: (Y, K, C, H, W) logits of the target images.
+        images: Adam over them.
+        fit: Adam over codebook and generator.
+    """
+
+    def __init__(
+        self,
+        synthesiser: Synthesiser,
+        groups: list[dict[str, Any]],
+        config: OptimiserConfig,
+    ) -> None:
+        """Targets start as the images the synthesiser makes now.
+
+        Args:
+            synthesiser: In training mode, pre-trained.
+            groups: Its parameters with their learning rates, as for any optimiser.
+            config: Rate of the images and number of fitting steps.
+        """
+        self._synthesiser = synthesiser
+        self._steps = config.fit_steps
+        spec = synthesiser.spec
+        device = synthesiser.class_embedding.device
+        class_ids = torch.arange(spec.num_classes, device=device)
+        code_ids = torch.arange(spec.images_per_class, device=device)
+        with torch.no_grad():
+            images = synthesiser(class_ids, code_ids)
+        self.logits = _logit(images).requires_grad_()
+        self.images = torch.optim.Adam([self.logits], lr=config.pixel_lr)
+        self.fit = torch.optim.Adam(groups)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups whose learning rates decay."""
+        return [*self.images.param_groups, *self.fit.param_groups]
+
+    def step(
+        self,
+        loss: Tensor,
+        images_YKCHW: Tensor,
+        class_ids_Y: Tensor,
+        code_ids_K: Tensor,
+    ) -> None:
+        """Move the targets down the gradient at the images, then fit G and Z.
+
+        Args:
+            loss: L_con.
+            images_YKCHW: The images in [0, 1] it was computed from, part of its graph.
+            class_ids_Y: Their classes.
+            code_ids_K: Their codes.
+        """
+        (slope,) = torch.autograd.grad(loss, images_YKCHW)
+        images = images_YKCHW.detach()
+        rows = class_ids_Y.unsqueeze(1), code_ids_K.unsqueeze(0)
+        gradient = torch.zeros_like(self.logits)
+        gradient[rows] = slope * images * (1.0 - images)  # d sigmoid
+        self.logits.grad = gradient
+        self.images.step()
+        targets = torch.sigmoid(self.logits.detach()[rows])
+        for _ in range(self._steps):
+            error = F.mse_loss(self._synthesiser(class_ids_Y, code_ids_K), targets)
+            self.fit.zero_grad()
+            error.backward()
+            self.fit.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the following steps."""
+        return {
+            "logits": self.logits.detach(),
+            "images": self.images.state_dict(),
+            "fit": self.fit.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        with torch.no_grad():
+            self.logits.copy_(state["logits"])
+        self.images.load_state_dict(state["images"])
+        self.fit.load_state_dict(state["fit"])
+
+
+def _logit(images: Tensor) -> Tensor:
+    return torch.logit(images.clamp(0.01, 0.99))
