@@ -6,10 +6,6 @@ ranges themselves, so an invalid configuration cannot exist. Presets are in
 """
 
 import dataclasses
-import difflib
-import math
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +13,15 @@ from typing import Any, Literal, Self
 
 import yaml
 
+from condense_core._strict import (
+    at_least,
+    build,
+    merge,
+    nearest,
+    non_negative,
+    plain,
+    positive,
+)
 from condense_core.errors import ConfigError
 
 
@@ -62,11 +67,11 @@ class FormatConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _at_least("format.images_per_class", self.images_per_class, 1)
-        _at_least("format.latent_dim", self.latent_dim, 1)
-        _at_least("format.projected_dim", self.projected_dim, 1)
-        _at_least("format.channels", self.channels, 1)
-        _positive("format.truncation", self.truncation)
+        at_least("format.images_per_class", self.images_per_class, 1)
+        at_least("format.latent_dim", self.latent_dim, 1)
+        at_least("format.projected_dim", self.projected_dim, 1)
+        at_least("format.channels", self.channels, 1)
+        positive("format.truncation", self.truncation)
         if self.blocks is not None and not 1 <= self.blocks <= 7:
             raise ConfigError(
                 f"format.blocks is {self.blocks}: choose 1 to 7, seven give 128 px"
@@ -86,8 +91,8 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _at_least("network.width", self.width, 1)
-        _at_least("network.depth", self.depth, 1)
+        at_least("network.width", self.width, 1)
+        at_least("network.depth", self.depth, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,8 +106,8 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _at_least("teacher.width", self.width, 1)
-        _at_least("teacher.steps", self.steps, 1)
+        at_least("teacher.width", self.width, 1)
+        at_least("teacher.steps", self.steps, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,9 +127,9 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _at_least("pretrain.steps", self.steps, 1)
-        _at_least("pretrain.batch_size", self.batch_size, 1)
-        _positive("pretrain.learning_rate", self.learning_rate)
+        at_least("pretrain.steps", self.steps, 1)
+        at_least("pretrain.batch_size", self.batch_size, 1)
+        positive("pretrain.learning_rate", self.learning_rate)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,12 +176,12 @@ class LossConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in LOSS_TERMS:
-            _non_negative(f"loss.{name}", getattr(self, name))
-        _positive("loss.tau", self.tau)
-        _positive("loss.soft_temperature", self.soft_temperature)
-        _non_negative("loss.margin", self.margin)
+            non_negative(f"loss.{name}", getattr(self, name))
+        positive("loss.tau", self.tau)
+        positive("loss.soft_temperature", self.soft_temperature)
+        non_negative("loss.margin", self.margin)
         for weight in self.layer_weights or ():
-            _non_negative("loss.layer_weights", weight)
+            non_negative("loss.layer_weights", weight)
         if not any(getattr(self, name) for name in LOSS_TERMS):
             raise ConfigError("all loss weights are 0: set at least one loss.* above 0")
 
@@ -219,7 +224,7 @@ class LoopConfig:
         """Check ranges."""
         for spec in dataclasses.fields(self):
             if spec.name != "reuse_association":
-                _at_least(f"loop.{spec.name}", getattr(self, spec.name), 1)
+                at_least(f"loop.{spec.name}", getattr(self, spec.name), 1)
 
     @property
     def total(self) -> int:
@@ -254,8 +259,8 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in ("codebook", "generator", "network", "discriminator", "pixel"):
-            _positive(f"optimiser.{name}_lr", getattr(self, f"{name}_lr"))
-        _at_least("optimiser.fit_steps", self.fit_steps, 1)
+            positive(f"optimiser.{name}_lr", getattr(self, f"{name}_lr"))
+        at_least("optimiser.fit_steps", self.fit_steps, 1)
         if not 0 <= self.momentum < 1:
             raise ConfigError(
                 f"optimiser.momentum is {self.momentum}: choose a value in [0, 1)"
@@ -285,8 +290,8 @@ class UnrolledConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         for name in ("students", "window", "max_age", "real_batch", "width"):
-            _at_least(f"unrolled.{name}", getattr(self, name), 1)
-        _positive("unrolled.learning_rate", self.learning_rate)
+            at_least(f"unrolled.{name}", getattr(self, name), 1)
+        positive("unrolled.learning_rate", self.learning_rate)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -311,10 +316,10 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _at_least("evaluate.repeats", self.repeats, 1)
-        _at_least("evaluate.width", self.width, 1)
-        _at_least("evaluate.probe_every", self.probe_every, 0)
-        _at_least("evaluate.full_max_steps", self.full_max_steps, 1)
+        at_least("evaluate.repeats", self.repeats, 1)
+        at_least("evaluate.width", self.width, 1)
+        at_least("evaluate.probe_every", self.probe_every, 0)
+        at_least("evaluate.full_max_steps", self.full_max_steps, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -345,8 +350,8 @@ class CondenseConfig:
 
     def __post_init__(self) -> None:
         """Check what needs more than one section."""
-        _at_least("seed", self.seed, 0)
-        _at_least("max_synthetic_batch", self.max_synthetic_batch, 1)
+        at_least("seed", self.seed, 0)
+        at_least("max_synthetic_batch", self.max_synthetic_batch, 1)
         from condense_core.augment import SiameseAugment
 
         SiameseAugment.from_text(self.augment)
@@ -362,7 +367,7 @@ class CondenseConfig:
 
         if name not in PRESETS:
             raise ConfigError(
-                f"unknown preset {name!r}{_nearest(name, PRESETS)}: choose from "
+                f"unknown preset {name!r}{nearest(name, PRESETS)}: choose from "
                 f"{', '.join(PRESETS)}, or name a .yaml file"
             )
         return cls.from_dict(PRESETS[name]())
@@ -389,7 +394,7 @@ class CondenseConfig:
         values = dict(values)
         base = values.pop("preset", None)
         start = cls.preset(base).to_dict() if base is not None else {}
-        return cls.from_dict(_merge(start, values))
+        return cls.from_dict(merge(start, values))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -398,13 +403,13 @@ class CondenseConfig:
         Raises:
             ConfigError: As `from_yaml`.
         """
-        built: Self = _build(cls, values, path="")
+        built: Self = build(cls, values, path="")
         return built
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, tuples as lists: the inverse of `from_dict`."""
-        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
-        return plain
+        values: dict[str, Any] = plain(dataclasses.asdict(self))
+        return values
 
     def to_yaml(self) -> str:
         """The resolved configuration as YAML text."""
@@ -430,116 +435,5 @@ class CondenseConfig:
             override: Any = value
             for key in reversed(path.strip().split(".")):
                 override = {key: override}
-            values = _merge(values, override)
+            values = merge(values, override)
         return type(self).from_dict(values)
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _build(cls: Any, values: Any, path: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{path or 'the config'} is {values!r}: expected key: value")
-    hints = typing.get_type_hints(cls)
-    arguments = {}
-    for key, value in values.items():
-        where = f"{path}.{key}" if path else str(key)
-        if key not in hints:
-            raise ConfigError(
-                f"unknown config key {where!r}{_nearest(str(key), hints)}: choose from "
-                f"{', '.join(hints)}"
-            )
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint):
-            arguments[key] = _build(hint, value, where)
-        else:
-            arguments[key] = _coerce(hint, value, where)
-    return cls(**arguments)
-
-
-def _coerce(hint: Any, value: Any, where: str) -> Any:
-    """Convert one value to its annotated type, or say what was expected."""
-    origin, choices = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):  # Literal | None is the latter
-        if value is None and type(None) in choices:
-            return None
-        (hint,) = (choice for choice in choices if choice is not type(None))
-        return _coerce(hint, value, where)
-    if origin is Literal:
-        # By type too: to Python, True and 1.0 are equal to 1.
-        if not any(type(value) is type(c) and value == c for c in choices):
-            nearest = _nearest(str(value), [str(choice) for choice in choices])
-            raise ConfigError(
-                f"{where} is {value!r}{nearest}: choose from "
-                f"{', '.join(map(str, choices))}"
-            )
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where} is {value!r}: expected a list, as [a, b]")
-        if choices[-1] is not ... and len(value) != len(choices):
-            raise ConfigError(f"{where} is {value!r}: expected {len(choices)} values")
-        return tuple(_coerce(choices[0], item, where) for item in value)
-    return _scalar(hint, value, where)
-
-
-def _scalar(hint: Any, value: Any, where: str) -> Any:
-    """YAML reads 1e-3 as text: numbers written so are accepted where one belongs."""
-    expected = {int: "a whole number", float: "a number", bool: "true or false"}
-    message = f"{where} is {value!r}: expected {expected.get(hint, 'text')}"
-    if hint is bool or isinstance(value, bool):
-        if hint is bool and isinstance(value, bool):
-            return value
-        raise ConfigError(message)
-    if hint is str:
-        if value is None:
-            return "none"
-        if isinstance(value, str | int | float):
-            return str(value)
-        raise ConfigError(message)
-    if hint is int and isinstance(value, int):
-        return value  # a float would round a large seed
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(message) from error
-    if not math.isfinite(number):
-        raise ConfigError(f"{where} is {value!r}: expected a finite number")
-    if hint is int:
-        if number != int(number):
-            raise ConfigError(message)
-        return int(number)
-    return number
-
-
-def _nearest(name: str, choices: Any) -> str:
-    match = difflib.get_close_matches(name, list(choices), n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
-
-
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise ConfigError(f"{name} is {value}: choose at least {least}")
-
-
-def _positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ConfigError(f"{name} is {value}: choose a value above 0")
-
-
-def _non_negative(name: str, value: float) -> None:
-    if not value >= 0:
-        raise ConfigError(f"{name} is {value}: choose 0 or more")

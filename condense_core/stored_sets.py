@@ -101,9 +101,10 @@ def _arrays(path: Path, arrays: dict[str, object]) -> StoredSet:
         ) from None
     if path.suffix == ".npz" and images.ndim == 4:
         images = images.transpose(0, 3, 1, 2)
-    classes = None if names is None else tuple(str(name) for name in np.asarray(names).ravel())
+    if names is not None:
+        names = tuple(str(name) for name in np.asarray(names).ravel())
     data = as_image_data(
-        (np.ascontiguousarray(images), labels), classes=classes, name=path.name
+        (np.ascontiguousarray(images), labels), classes=names, name=path.name
     )
     statistics = None
     if "mean" in arrays and "std" in arrays:

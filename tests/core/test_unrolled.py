@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from condense_core.augment import SiameseAugment
 from condense_core.config import UnrolledConfig
 from condense_core.networks import build_network
-from condense_core.unrolled import StudentPool
+from condense_core.unrolled import StudentPool, brier_score
 
 
 def build(*, augment=None, seed=0, device="cpu", dtype=torch.float32, **options):
@@ -53,7 +53,7 @@ def as_network(student):
 
 
 def test_student_takes_the_steps_of_torchs_sgd(batch):
-    pool = build(window=3)
+    pool = build(window=3, outer_loss="cross_entropy")
     network = as_network(pool.students[0])
     optimiser = torch.optim.SGD(
         network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4
@@ -187,3 +187,20 @@ def test_same_seed_gives_the_same_loss_and_another_step_another_augmentation(bat
 @pytest.mark.usefixtures("untouched_global_rng")
 def test_global_generator_is_left_alone(batch):
     assert build(augment="color").loss(0, *batch).isfinite()
+
+
+def test_brier_score_is_bounded_and_zero_when_certain_and_right():
+    certain = torch.tensor([[50.0, 0.0, 0.0]])
+    assert brier_score(certain, torch.tensor([0])).item() == pytest.approx(0.0)
+    assert brier_score(certain, torch.tensor([1])).item() == pytest.approx(2.0)
+    # Undecided between three: (1 - 1/3)^2 + 2 (1/3)^2 = 2/3.
+    assert brier_score(torch.zeros(4, 3), torch.zeros(4).long()).item() == (
+        pytest.approx(2 / 3)
+    )
+
+
+def test_students_are_scored_by_the_brier_score_by_default(batch):
+    crossed = build(outer_loss="cross_entropy").loss(0, *batch)
+    default = build().loss(0, *batch)
+    assert default != crossed
+    assert 0 <= default <= 2
