@@ -215,6 +215,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from condense_core.stored_sets import is_stored_set, load_stored_set
     from condense_core.training import resolve_recipe
 
+    _check_target(arguments.json)
     recipe = resolve_recipe(arguments.recipe)
     device = resolve_device(arguments.device)
     what = arguments.what
@@ -356,6 +357,14 @@ def _report(arguments: argparse.Namespace) -> None:
     from condense_core.report import write_report
 
     print(write_report(arguments.run_dir))
+
+
+def _check_target(target: str | None) -> None:
+    """Refuse a report nobody can write before the training, not after."""
+    if target not in (None, "-") and not Path(str(target)).absolute().parent.is_dir():
+        raise ConfigError(
+            f"--json {target}: its folder does not exist; make it or choose another"
+        )
 
 
 def _write_json(target: str | None, content: Any) -> None:

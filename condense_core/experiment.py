@@ -18,7 +18,7 @@ from condense_core.evaluate import EvaluationReport, evaluate
 from condense_core.networks import build_network
 from condense_core.references import FULL, evaluate_reference
 from condense_core.report import write_features, write_report, write_samples_png
-from condense_core.run import check_fit, condense_in
+from condense_core.run import check_fit, condense_in, memory_advice
 from condense_core.rundir import RunDirectory
 from condense_core.runlog import RunLog
 from condense_core.seeding import derive_seed, make_generator
@@ -132,10 +132,11 @@ def run_experiment(
     images, labels = condensed.images()
     write_samples_png(images, labels, condensed.classes, out / "samples.png")
     statistics = train.statistics()
-    rows = {
-        name: _evaluate_row(name, condensed, train, test, statistics, run, config)
-        for name in ("condensed", *config.evaluate.baselines)
-    }
+    with memory_advice():
+        rows = {
+            name: _evaluate_row(name, condensed, train, test, statistics, run, config)
+            for name in ("condensed", *config.evaluate.baselines)
+        }
     _write_features(out, condensed, train, statistics, config, place)
     report = {
         **rows.pop("condensed"),

@@ -71,7 +71,7 @@ class RunDirectory:
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if "report.json" not in holds:
+            if not {"report.json", "condensed.safetensors"} <= holds:
                 (path / "checkpoint").mkdir(exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot use {path}: {error.strerror}") from error
