@@ -1,12 +1,9 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 
