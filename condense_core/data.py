@@ -143,6 +143,11 @@ class ImageData:
                 f"{self.name}: labels {low}..{high} do not fit {len(self.classes)} "
                 "class names: use as_image_data((images, labels)), which maps them"
             )
+        # One memory layout, whatever array the images came from: convolutions choose
+        # their algorithm by strides, and another algorithm rounds differently. Those of
+        # a one-channel (N, H, W, 1) array survive a permute and `contiguous`.
+        standard = self.images.reshape(-1).view(shape)
+        object.__setattr__(self, "images", standard)
 
     def __len__(self) -> int:
         """Number of images N."""

@@ -367,3 +367,10 @@ def test_sampling_never_waits_for_the_device():
         sampler.sample(3, generator)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_images_have_standard_strides_wherever_they_come_from():
+    last = torch.zeros(4, 8, 8, 1, dtype=torch.uint8)
+    for images in (last.permute(0, 3, 1, 2), last.permute(0, 3, 1, 2).contiguous()):
+        data = ImageData(images=images, labels=torch.zeros(4).long(), classes=("a",))
+        assert data.images.stride() == (64, 64, 8, 1)
