@@ -141,7 +141,7 @@ def _cpu(name: str, images_per_class: int) -> Settings:
         "pretrain": {"steps": 400, "targets": "centres" if one else "images"},
         "loss": {"unrolled": 10.0 if one else 0.0},
         "loop": {
-            "restarts": 10 if one else 25,
+            "restarts": 13 if one else 25,
             "network_updates": 10 if one else 4,
             "generator_updates": 10,
             "network_batch": 32,
