@@ -75,7 +75,7 @@ def condense(
 
     Example:
         >>> images, labels = torch.rand(40, 1, 8, 8), torch.arange(40) % 2
-        >>> config = CondenseConfig.preset("digits").with_overrides(
+        >>> config = CondenseConfig.preset("digits-ipc1").with_overrides(
         ...     [
         ...         "loop.restarts=1",
         ...         "loop.network_updates=1",

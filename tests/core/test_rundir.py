@@ -156,13 +156,29 @@ def test_finishing_deletes_the_checkpoint_alone(tmp_path, config):
     run.finish()
 
 
-def test_a_finished_directory_opens_without_a_checkpoint(tmp_path, config):
+def test_a_finished_directory_opens_without_a_checkpoint(
+    tmp_path, config, make_condensed
+):
     run = RunDirectory.open(tmp_path, config, "abc")
+    condensed = make_condensed(metadata={"data": {"fingerprint": "abc"}})
+    condensed.save(tmp_path / "condensed.safetensors")
     run.write_json("report.json", {"a": 1})
     run.finish()
     RunDirectory.open(tmp_path, config, "abc")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml", "report.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "condensed.safetensors",
+        "config.yaml",
+        "report.json",
+    ]
     assert json.loads((tmp_path / "report.json").read_text()) == {"a": 1}
+
+
+def test_a_run_whose_artefact_was_deleted_starts_again(tmp_path, config):
+    run = RunDirectory.open(tmp_path, config, "abc")
+    run.write_json("report.json", {"a": 1})
+    run.finish()
+    RunDirectory.open(tmp_path, config, "abc").save("loop", {"outer": 1})
+    assert (tmp_path / "checkpoint" / "loop.pt").exists()
 
 
 def test_a_full_disk_is_told_and_leaves_the_old_state(tmp_path, config, monkeypatch):
