@@ -2,7 +2,7 @@
 
 Condenses the 8x8 digits with one setting changed at a time and evaluates every set by
 the same recipe: optimiser of (Z, G), starting point, objective, format. Writes JSON
-and prints the table of docs/choices.md. Half an hour on two cores.
+after every row and prints a table. About an hour on two cores for three seeds.
 
     python benchmarks/digits_choices.py --ipc 1 --seeds 3 --out choices-ipc1.json
 """
