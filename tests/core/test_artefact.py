@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load, save
 
 from condense_core import artefact
-from condense_core.artefact import METADATA_KEY, CondensedDataset
+from condense_core.artefact import CondensedDataset
+from condense_core.artefact_checks import METADATA_KEY
 from condense_core.errors import ArtefactError, RunError
 from condense_core.runlog import atomic_write_bytes
 
@@ -33,7 +34,7 @@ def file_of(header: dict, payload: bytes = b"") -> bytes:
 def signed(tensors: dict, metadata: dict) -> bytes:
     """A file whose digest is right, as an attacker would write it."""
     content = {k: v for k, v in metadata.items() if k != "digest"}
-    content["digest"] = artefact._digest(tensors, content)
+    content["digest"] = artefact.content_digest(tensors, content)
     return save(tensors, {METADATA_KEY: json.dumps(content)})
 
 
