@@ -24,6 +24,7 @@ from torch import Tensor
 from condense_core.artefact_checks import (
     FORMAT_VERSION,
     METADATA_KEY,
+    REQUIRED_METADATA,
     check_layout,
     content_digest,
     read_metadata,
@@ -96,6 +97,7 @@ class CondensedDataset:
         self._synthesiser.load_state_dict(decode(self._tensors), strict=False)
         self._synthesiser.to(resolve_device(device)).eval()
         self._nbytes: int | None = None
+        self._fixed: Tensor | None = None  # the fixed set as bytes, once sampled from
 
     @classmethod
     def from_synthesiser(
@@ -206,6 +208,13 @@ class CondensedDataset:
         content: bytes = save_safetensors(self._tensors, {METADATA_KEY: text})
         return content
 
+    def without_provenance(self) -> Self:
+        """The same images without configuration, data and versions: fewer bytes."""
+        content = {key: self.metadata[key] for key in REQUIRED_METADATA}
+        content["digest"] = content_digest(self._tensors, content)
+        device = self._synthesiser.class_embedding.device
+        return type(self)(self._tensors, content, device=device)
+
     @torch.no_grad()
     def images(self) -> tuple[Tensor, Tensor]:
         """The fixed set {G(z_k, c_y)}: every code under every class.
@@ -240,7 +249,8 @@ class CondensedDataset:
 
         Args:
             count: Number of images.
-            classes: Labels to draw from; None is all.
+            classes: Labels to draw from; None is all. A list of ``count`` labels, with
+                repeats, is drawn exactly.
             fresh: Draw new codes from a Gaussian of the codebook's mean and deviation
                 instead of using the codebook. Such images are new ones: never count
                 them as images per class.
@@ -271,17 +281,17 @@ class CondensedDataset:
         device = self._synthesiser.class_embedding.device
         if not fresh:
             code_ids = torch.randint(self.images_per_class, (count,), generator=draw)
-            images, _ = self.images()
+            if self._fixed is None:
+                self._fixed = to_bytes(self.images()[0])
             rows = (labels * self.images_per_class + code_ids).to(device)
-            return images[rows], labels.to(device)
+            return to_unit(self._fixed[rows]), labels.to(device)
         if not isinstance(self._synthesiser, GeneratorSynthesiser):
             raise ArtefactError("pixels have no codes to draw anew: use fresh=False")
         codes = self._synthesiser.codebook.codes
         spread = codes.std(dim=0, unbiased=False) if len(codes) > 1 else 1.0
         noise = torch.randn(count, self.spec.latent_dim, generator=draw).to(device)
-        images = self._synthesiser.generator(
-            codes.mean(dim=0) + spread * noise,
-            self._synthesiser.class_embedding[labels.to(device)],
+        images = self._synthesiser.generate(
+            codes.mean(dim=0) + spread * noise, labels.to(device)
         )
         return to_unit(to_bytes(images)), labels.to(device)
 

@@ -22,6 +22,14 @@ from condense_core.synthesiser import SynthesiserSpec
 FORMAT_VERSION = 1
 METADATA_KEY = "gencondense"  # one key: safetensors writes several in random order
 MAX_DECODED_BYTES = 2**33  # of the images as 8-bit pixels
+REQUIRED_METADATA = (
+    "format_version",
+    "architecture",
+    "precision",
+    "classes",
+    "label_type",
+    "normalisation",
+)
 
 # Upper bounds of every size an artefact may claim, checked before anything is built.
 _LIMITS = {
@@ -86,6 +94,8 @@ def read_spec(metadata: Mapping[str, Any]) -> SynthesiserSpec:
         raise ArtefactError(f"kind {spec.kind!r:.40} is not supported")
     if spec.codes not in ("learned", "uniform", "truncated"):
         raise ArtefactError(f"codes {spec.codes!r:.40} is not supported")
+    if spec.code_map not in ("shared", "per_class"):
+        raise ArtefactError(f"code map {spec.code_map!r:.40} is not supported")
     if not isinstance(spec.truncation, float) or not spec.truncation > 0:
         raise ArtefactError(f"truncation {spec.truncation!r:.40} is not supported")
     if metadata.get("precision") not in PRECISIONS:

@@ -60,6 +60,10 @@ class FormatConfig:
     """Size of the class embedding after its projection."""
     channels: int = 64
     """Width of every convolution of the generator."""
+    code_map: Literal["shared", "per_class"] = "shared"
+    """Where codes lie in latent space: ``per_class`` moves the shared codes to each
+    class's own region, z -> mean_y + factor_y z, fitted by ``variational``
+    pre-training; not in the paper."""
     blocks: int | None = None
     """Upsampling blocks; None: 3 for 28 and 32 px, 4 for 64 px (sec. 4.2)."""
     precision: Literal["fp32", "fp16", "int8"] = "fp16"
@@ -114,8 +118,11 @@ class TeacherConfig:
 class PretrainConfig:
     """How generator and codebook start (sec. 4.2)."""
 
-    method: Literal["reconstruction", "adversarial", "none"] = "reconstruction"
-    """``adversarial`` is the paper's; ``reconstruction`` fits ``targets``."""
+    method: Literal["reconstruction", "adversarial", "variational", "none"] = (
+        "reconstruction"
+    )
+    """``adversarial`` is the paper's; ``reconstruction`` fits ``targets``;
+    ``variational`` makes G the decoder of the whole data set, for fresh codes."""
     targets: Literal["centres", "images"] = "centres"
     """K cluster centres of each class (nobody's image) or K real images."""
     steps: int = 1000
@@ -124,12 +131,16 @@ class PretrainConfig:
     """Adam's step size."""
     batch_size: int = 256
     """Images a step, at most."""
+    kl_weight: float = 0.1
+    """Of ``variational``: weight of the divergence from N(0, I). 1 is the bound on the
+    likelihood; less keeps more of each image in its code."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         at_least("pretrain.steps", self.steps, 1)
         at_least("pretrain.batch_size", self.batch_size, 1)
         positive("pretrain.learning_rate", self.learning_rate)
+        non_negative("pretrain.kl_weight", self.kl_weight)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,7 +212,7 @@ class LoopConfig:
     """Algorithm 1. The total of generator updates is restarts x N x M."""
 
     restarts: int = 20
-    """Times phi is initialised anew."""
+    """Times phi is initialised anew; 0 leaves the pre-trained generator as it is."""
     network_updates: int = 100
     """N: outer iterations for one phi, each ending in an update of phi."""
     generator_updates: int = 5
@@ -224,7 +235,8 @@ class LoopConfig:
         """Check ranges."""
         for spec in dataclasses.fields(self):
             if spec.name != "reuse_association":
-                at_least(f"loop.{spec.name}", getattr(self, spec.name), 1)
+                least = 0 if spec.name == "restarts" else 1
+                at_least(f"loop.{spec.name}", getattr(self, spec.name), least)
 
     @property
     def total(self) -> int:

@@ -24,6 +24,7 @@ from condense_core.synthesiser import (
     PixelSynthesiser,
     Synthesiser,
 )
+from condense_core.variational import train_variationally
 
 CLUSTER_IMAGES = 5000  # of each class, at most: centres of more differ by noise
 CLUSTER_ITERATIONS = 20
@@ -56,6 +57,9 @@ def pretrain(
         train_adversarially(
             synthesiser, sampler, statistics, config, seed=seed, log=log
         )
+        return
+    if config.method == "variational" and isinstance(synthesiser, GeneratorSynthesiser):
+        train_variationally(synthesiser, sampler, config, seed=seed, log=log)
         return
     images_per_class = synthesiser.spec.images_per_class
     targets = reconstruction_targets(
@@ -197,7 +201,7 @@ def train_adversarially(
         real = statistics.normalise(real).requires_grad_()
         codes = synthesiser.codebook.draw(batch, spec.latent_dim, draw).to(device)
         conditions = synthesiser.class_embedding[labels]
-        fake = statistics.normalise(synthesiser.generator(codes, conditions))
+        fake = statistics.normalise(synthesiser.generate(codes, labels))
 
         real_logits = judge(real, conditions)
         judge_loss = adversarial.discriminator_loss(

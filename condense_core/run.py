@@ -50,6 +50,7 @@ def condense(
     *,
     out: str | Path | None = None,
     device: str | torch.device = "auto",
+    progress: bool = True,
 ) -> CondensedDataset:
     """Condense a data set into a codebook and a generator.
 
@@ -63,6 +64,7 @@ def condense(
         out: Run directory; gets config.yaml, metrics.jsonl, condensed.safetensors and
             samples.png. None writes nothing.
         device: auto, cpu, cuda or cuda:N.
+        progress: Whether to show progress on stderr.
 
     Returns:
         The condensed set, also in ``out/condensed.safetensors``.
@@ -91,7 +93,7 @@ def condense(
     check_fit(data, config)
     place = resolve_device(device)
     run = RunDirectory.open(out, config, data.fingerprint())
-    condensed = condense_in(run, data, config, device=place)
+    condensed = condense_in(run, data, config, device=place, progress=progress)
     samples = run.file("samples.png")
     if samples is not None:
         write_samples_png(*condensed.images(), condensed.classes, samples)
@@ -100,7 +102,12 @@ def condense(
 
 
 def condense_in(
-    run: RunDirectory, data: ImageData, config: CondenseConfig, *, device: torch.device
+    run: RunDirectory,
+    data: ImageData,
+    config: CondenseConfig,
+    *,
+    device: torch.device,
+    progress: bool = True,
 ) -> CondensedDataset:
     """Condense inside a run directory, leaving its checkpoint in place.
 
@@ -109,6 +116,7 @@ def condense_in(
         data: Training images, already checked by `check_fit`.
         config: See `CondenseConfig`.
         device: Where to compute.
+        progress: Whether to show progress on stderr.
 
     Raises:
         RunError: The disk is full or memory runs out.
@@ -118,17 +126,23 @@ def condense_in(
     if finished is not None and finished.exists():
         return CondensedDataset.load(finished, device=device)
     with memory_advice():
-        return _condense(run, data, config, device)
+        return _condense(run, data, config, device, progress)
 
 
 def _condense(
-    run: RunDirectory, data: ImageData, config: CondenseConfig, place: torch.device
+    run: RunDirectory,
+    data: ImageData,
+    config: CondenseConfig,
+    place: torch.device,
+    progress: bool,
 ) -> CondensedDataset:
     finished = run.file("condensed.safetensors")
     statistics = data.statistics()
     sampler = ClassSampler(data, place)
-    teacher = _teacher(run, data.to(place), statistics, config)
-    synthesiser = _starting_point(run, sampler, data, statistics, teacher, config)
+    teacher = _teacher(run, data.to(place), statistics, config, progress)
+    synthesiser = _starting_point(
+        run, sampler, data, statistics, teacher, config, progress
+    )
 
     state = LoopState(config, synthesiser, statistics, device=place)
     saved = run.load("loop", place)
@@ -139,6 +153,7 @@ def _condense(
         run.file("metrics.jsonl"),
         total=config.loop.total,
         description="condense",
+        progress=progress,
         resume_step=state.outer * config.loop.generator_updates,
     ) as log:
         condense_loop(
@@ -253,6 +268,7 @@ def _teacher(
     data: ImageData,
     statistics: PixelStatistics,
     config: CondenseConfig,
+    progress: bool,
 ) -> FeatureNetwork | None:
     """The network trained on the real data, if anything needs one."""
     if config.format.embedding != "class_mean" and not config.loss.soft_labels:
@@ -271,7 +287,7 @@ def _teacher(
     else:
         steps = config.teacher.steps
         recipe = Recipe("teacher", epochs=steps, augment=TEACHER_AUGMENT)
-        with RunLog(None, total=steps, description="teacher") as log:
+        with RunLog(None, total=steps, description="teacher", progress=progress) as log:
             train_network(
                 teacher,
                 data.images,
@@ -294,6 +310,7 @@ def _starting_point(
     statistics: PixelStatistics,
     teacher: FeatureNetwork | None,
     config: CondenseConfig,
+    progress: bool,
 ) -> Synthesiser:
     """A synthesiser with class embeddings, pre-trained as configured."""
     embedding = _class_embedding(sampler, data, statistics, teacher, config)
@@ -312,7 +329,7 @@ def _starting_point(
         synthesiser.load_state_dict(saved)
         return synthesiser
     total = config.pretrain.steps
-    with RunLog(None, total=total, description="pretrain") as log:
+    with RunLog(None, total=total, description="pretrain", progress=progress) as log:
         pretrain(
             synthesiser,
             sampler,

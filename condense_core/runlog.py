@@ -72,6 +72,7 @@ class RunLog:
         resume_step: First step this process will do. Lines at or after it were
             written by a process that died later than its last checkpoint: they are
             dropped, as is a line that ``kill -9`` tore. 0 starts the file anew.
+        progress: Whether to show progress at all.
 
     Raises:
         RunError: If the file cannot be read or written.
@@ -90,11 +91,13 @@ class RunLog:
         total: int,
         description: str,
         resume_step: int = 0,
+        progress: bool = True,
     ) -> None:
         self._path = path
         self._total = total
         self._description = description
         self._resume_step = resume_step
+        self._progress = progress
         self._file: IO[bytes] | None = None
         self._bar: tqdm[Any] | None = None
         self._started = self._shown_at = -math.inf
@@ -109,7 +112,7 @@ class RunLog:
             except OSError as error:
                 raise _write_error(error, self._path) from error
         self._started = time.monotonic()
-        if sys.stderr.isatty():
+        if self._progress and sys.stderr.isatty():
             self._bar = tqdm(
                 total=self._total,
                 initial=self._resume_step,
@@ -166,6 +169,8 @@ class RunLog:
             step: Number of steps done so far, those before ``resume_step`` included.
             **shown: Values to show.
         """
+        if not self._progress:
+            return
         if self._bar is not None:
             pause = _SECONDS_BETWEEN_REDRAWS
         else:

@@ -32,6 +32,7 @@ class SynthesiserSpec:
     projected_dim: int = 1
     channels: int = 1
     blocks: int | None = None
+    code_map: str = "shared"
 
     @classmethod
     def from_config(
@@ -55,6 +56,7 @@ class SynthesiserSpec:
             projected_dim=config.projected_dim,
             channels=config.channels,
             blocks=config.blocks,
+            code_map=config.code_map,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,7 +97,12 @@ class GeneratorSynthesiser(Synthesiser):
     Attributes:
         codebook: `Codebook` with codes (K, Z).
         generator: `ConditionalGenerator`.
+        code_mean: (Y, Z), only with ``code_map="per_class"``.
+        code_factor: (Y, Z, Z) lower triangular, likewise.
     """
+
+    code_mean: Tensor
+    code_factor: Tensor
 
     def __init__(self, spec: SynthesiserSpec, *, seed: int = 0) -> None:
         """Build with fresh weights; use `seeded_initialisation` for fixed ones."""
@@ -115,6 +122,11 @@ class GeneratorSynthesiser(Synthesiser):
             channels=spec.channels,
             blocks=spec.blocks,
         )
+        if spec.code_map == "per_class":
+            classes, latent = spec.num_classes, spec.latent_dim
+            self.register_buffer("code_mean", torch.zeros(classes, latent))
+            factor = torch.eye(latent).repeat(classes, 1, 1)
+            self.register_buffer("code_factor", factor)
 
     def forward(self, class_ids_Y: Tensor, code_ids_K: Tensor) -> Tensor:
         """Images (Y, K, C, H, W): every given code under every given class."""
@@ -123,9 +135,18 @@ class GeneratorSynthesiser(Synthesiser):
     def from_codes(self, class_ids_Y: Tensor, codes_KZ: Tensor) -> Tensor:
         """As `forward`, with codes given directly instead of looked up."""
         classes, codes = len(class_ids_Y), len(codes_KZ)
-        embeddings = self.class_embedding[class_ids_Y].repeat_interleave(codes, dim=0)
-        images: Tensor = self.generator(codes_KZ.repeat(classes, 1), embeddings)
+        images = self.generate(
+            codes_KZ.repeat(classes, 1), class_ids_Y.repeat_interleave(codes)
+        )
         return images.view(classes, codes, *self.spec.image_shape)
+
+    def generate(self, codes_BZ: Tensor, class_ids_B: Tensor) -> Tensor:
+        """One image for each code and class: (B, C, H, W)."""
+        if self.spec.code_map == "per_class":
+            moved_BZ1 = self.code_factor[class_ids_B] @ codes_BZ.unsqueeze(2)
+            codes_BZ = self.code_mean[class_ids_B] + moved_BZ1.squeeze(2)
+        images: Tensor = self.generator(codes_BZ, self.class_embedding[class_ids_B])
+        return images
 
     @torch.no_grad()
     def recalibrate(self, *, max_batch: int) -> None:

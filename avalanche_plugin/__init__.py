@@ -1,0 +1,41 @@
+"""Generative replay for Avalanche: a generator is remembered instead of images.
+
+The names are loaded on first use, so that `avalanche_plugin.memory`, which knows
+nothing of Avalanche, can serve other frameworks without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from avalanche_plugin.budget import BudgetError
+from avalanche_plugin.memory import GeneratorMemory, ReplayMemory
+
+if TYPE_CHECKING:
+    from avalanche_plugin.buffer import CondensedBuffer
+    from avalanche_plugin.metrics import ReplayBytes, replay_memory_metrics
+    from avalanche_plugin.replay import CondensedReplayPlugin, GenerativeReplayPlugin
+
+__all__ = [
+    "BudgetError",
+    "CondensedBuffer",
+    "CondensedReplayPlugin",
+    "GenerativeReplayPlugin",
+    "GeneratorMemory",
+    "ReplayBytes",
+    "ReplayMemory",
+    "replay_memory_metrics",
+]
+
+_MODULES = {
+    "CondensedBuffer": "buffer",
+    "CondensedReplayPlugin": "replay",
+    "GenerativeReplayPlugin": "replay",
+    "ReplayBytes": "metrics",
+    "replay_memory_metrics": "metrics",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

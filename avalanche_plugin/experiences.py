@@ -1,0 +1,114 @@
+"""What the plugin and the buffer read from Avalanche's experiences, in one place.
+
+Avalanche's streams differ in what they offer: samples of two or three elements, with or
+without task labels, whole experiences or online slices of them. Nothing here touches
+the global random state or the training transforms.
+"""
+
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.benchmarks.scenarios.online import OnlineCLExperience
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from condense_core import DataError
+
+_READ_BATCH = 256
+
+
+def whole_experience(experience: Any) -> Any | None:
+    """The experience to condense, or None in the middle of an online one.
+
+    Raises:
+        DataError: An online stream without task boundaries: there is no moment at
+            which an experience is complete.
+    """
+    if not isinstance(experience, OnlineCLExperience):
+        return experience
+    if not experience.access_task_boundaries:
+        raise DataError(
+            "an online stream without task boundaries cannot be condensed once per "
+            "experience: split it with access_task_boundaries=True"
+        )
+    return experience.origin_experience if experience.is_last_subexp else None
+
+
+def expected_experiences(experience: Any) -> int | None:
+    """Length of the stream of a (whole) experience, if it has one."""
+    stream = getattr(experience, "_origin_stream", None)
+    try:
+        return len(stream)  # type: ignore[arg-type]
+    except TypeError:  # no stream, or one that is generated as it goes
+        return None
+
+
+def read_experience(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """All samples under the evaluation transforms: images, labels, tasks.
+
+    Args:
+        dataset: An Avalanche data set whose samples are (x, y) or (x, y, task).
+
+    Returns:
+        Floats (N, C, H, W) as the model sees them at test time, int64 (N,), int64 (N,)
+        with 0 for samples without a task.
+
+    Raises:
+        DataError: Samples have no label, or are of different shapes.
+    """
+    loader = DataLoader(
+        dataset.eval(),
+        batch_size=_READ_BATCH,
+        # Of its own: a loader draws a seed from the global generator otherwise.
+        generator=torch.Generator().manual_seed(0),
+    )
+    columns: list[list[Tensor]] = [[], [], []]
+    try:
+        for batch in loader:
+            if not isinstance(batch, list | tuple) or len(batch) < 2:
+                raise DataError(
+                    "the samples of an experience have no labels: replay needs (x, y)"
+                )
+            images, labels = batch[0], torch.as_tensor(batch[1])
+            tasks = batch[2] if len(batch) > 2 else torch.zeros_like(labels)
+            for column, values in zip(columns, (images, labels, tasks), strict=True):
+                column.append(values)
+    except (RuntimeError, TypeError) as error:
+        line = " ".join(str(error).split())
+        raise DataError(
+            f"the samples of an experience cannot be read as images ({line:.160}): end "
+            "the evaluation transforms with ToTensor and one size for all"
+        ) from error
+    if not columns[0]:
+        raise DataError("an experience without samples: skip it")
+    images, labels, tasks = (torch.cat(column) for column in columns)
+    return images, labels, torch.as_tensor(tasks)
+
+
+@contextmanager
+def isolated_randomness() -> Iterator[None]:
+    """Restore every global random state (torch, numpy, random) on the way out."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def warn_of_other_replay(plugins: list[Any], this: Any) -> None:
+    """Say so once if another plugin replays too: the two would add up."""
+    for plugin in plugins:
+        if plugin is not this and "replay" in type(plugin).__name__.lower():
+            warnings.warn(
+                f"{type(plugin).__name__} and {type(this).__name__} both replay: every "
+                "minibatch will hold the samples of both; remove one of them",
+                stacklevel=3,
+            )
+            return

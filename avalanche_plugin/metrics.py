@@ -1,0 +1,84 @@
+"""Replay memory in bytes, as a metric for Avalanche's loggers."""
+
+from typing import Any
+
+from avalanche.evaluation.metric_definitions import GenericPluginMetric, Metric
+
+
+class ReplayBytes(Metric[float]):
+    """Bytes that the plugins of a strategy store for replay: the sum of `nbytes`."""
+
+    def __init__(self) -> None:
+        self._total = 0.0
+
+    def update(self, plugins: list[Any]) -> None:
+        """Add up what every plugin that tells its ``nbytes`` stores."""
+        self._total = float(sum(getattr(p, "nbytes", 0) for p in plugins))
+
+    def result(self) -> float:
+        """The sum at the last update."""
+        return self._total
+
+    def reset(self) -> None:
+        """Back to zero."""
+        self._total = 0.0
+
+
+class _ReplayBytesPlugin(GenericPluginMetric[float, ReplayBytes]):
+    def __init__(self, *, emit_at: str, mode: str) -> None:
+        super().__init__(
+            ReplayBytes(),
+            reset_at="never",
+            emit_at=emit_at,  # type: ignore[arg-type]
+            mode=mode,  # type: ignore[arg-type]
+        )
+
+    def result(self) -> float:
+        """Emitted to the loggers."""
+        return self._metric.result()
+
+    def after_training_exp(self, strategy: Any) -> Any:
+        """After the replay plugins, which come before the evaluator."""
+        self._metric.update(strategy.plugins)
+        return super().after_training_exp(strategy)
+
+    def before_eval(self, strategy: Any) -> Any:
+        """The memory does not change during an evaluation."""
+        self._metric.update(strategy.plugins)
+        return super().before_eval(strategy)
+
+
+class ExperienceReplayBytes(_ReplayBytesPlugin):
+    """Emitted at the end of training on an experience."""
+
+    def __init__(self) -> None:
+        super().__init__(emit_at="experience", mode="train")
+
+    def __str__(self) -> str:
+        return "ReplayBytes_Exp"
+
+
+class StreamReplayBytes(_ReplayBytesPlugin):
+    """Emitted at the end of the evaluation of a stream."""
+
+    def __init__(self) -> None:
+        super().__init__(emit_at="stream", mode="eval")
+
+    def __str__(self) -> str:
+        return "ReplayBytes_Stream"
+
+
+def replay_memory_metrics(
+    *, experience: bool = True, stream: bool = True
+) -> list[_ReplayBytesPlugin]:
+    """Metrics for an ``EvaluationPlugin``.
+
+    :param experience: after training on each experience.
+    :param stream: after each evaluation of a stream, in the result of ``eval``.
+    """
+    metrics: list[_ReplayBytesPlugin] = []
+    if experience:
+        metrics.append(ExperienceReplayBytes())
+    if stream:
+        metrics.append(StreamReplayBytes())
+    return metrics

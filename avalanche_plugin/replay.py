@@ -1,0 +1,202 @@
+"""Generative replay as an Avalanche plugin.
+
+Not Avalanche's own class of the same name: that one replays a VAE's images labelled by
+a copy of the model, needs a second plugin that trains it, and keeps models and strategy
+in memory. Import ours from here; `CondensedReplayPlugin` is the same class under a name
+that cannot be confused.
+"""
+
+import logging
+import math
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.logging import TextLogger
+from torch import Tensor
+
+from avalanche_plugin.experiences import (
+    expected_experiences,
+    isolated_randomness,
+    read_experience,
+    warn_of_other_replay,
+    whole_experience,
+)
+from avalanche_plugin.memory import GeneratorMemory, Policy, Replay, ReplayMemory
+from condense_core import CondenseConfig
+from condense_core.errors import ConfigError
+from condense_core.seeding import make_generator
+
+_LOG = logging.getLogger("avalanche_plugin")
+
+
+class GenerativeReplayPlugin(SupervisedPlugin, supports_distributed=False):
+    """Replay from condensed experiences: a drop-in for ``ReplayPlugin``.
+
+    After each experience the plugin condenses its images, seen through the evaluation
+    transforms, into a generator, and from the second experience on joins generated
+    images of the old classes to every minibatch. It never touches the model, its mode,
+    the optimiser or the global random state.
+
+    ::
+
+        - plugins=[ReplayPlugin(mem_size=200)]
+        + plugins=[GenerativeReplayPlugin(mem_size=200)]
+
+    :param mem_size: memory in exemplars, as ``ReplayPlugin`` counts them: the budget is
+        the bytes of so many uint8 images, mem_size x C x H x W. It holds after every
+        experience, for what is stored.
+    :param batch_size_mem: replayed images in each minibatch. None is class-balanced: as
+        many of each old class as the minibatch has of each new one, so that the
+        minibatch grows with the classes seen.
+    :param mem_bytes: the budget in bytes; overrides ``mem_size``.
+    :param preset: settings of the condensation, a preset's name or a `CondenseConfig`;
+        the sizes of the generator are chosen to fit the budget.
+    :param policy: ``experience``, one generator for each experience, or ``shared``, one
+        generator that is condensed again at every experience.
+    :param replay: ``fresh``, a new code for every image, or ``fixed``, the codebook's.
+    :param expected_experiences: length of the stream, to share the budget out from the
+        start; None reads it from the experience's stream. A stream of unknown or
+        greater length works: the share is halved whenever it runs out.
+    :param memory: another `ReplayMemory` to use; overrides all of the above but
+        ``batch_size_mem``.
+    :param device: where images are condensed and generated; None is the strategy's.
+    :param seed: of every draw.
+
+    Raises ``ConfigError`` for a size that is not a positive whole number, and at the
+    end of an experience ``BudgetError`` for a budget below the smallest generator of
+    such images and ``DataError`` for samples that are no labelled images.
+    """
+
+    def __init__(
+        self,
+        mem_size: int = 200,
+        batch_size_mem: int | None = None,
+        mem_bytes: int | None = None,
+        *,
+        preset: str | CondenseConfig = "replay",
+        policy: Policy = "experience",
+        replay: Replay = "fresh",
+        expected_experiences: int | None = None,
+        memory: ReplayMemory | None = None,
+        device: str | torch.device | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, size in (
+            ("mem_size", mem_size),
+            ("batch_size_mem", batch_size_mem),
+            ("mem_bytes", mem_bytes),
+            ("expected_experiences", expected_experiences),
+        ):
+            if size is not None and (type(size) is not int or size < 1):
+                raise ConfigError(f"{name} is {size!r}: give a positive whole number")
+        self.mem_size = mem_size
+        self.batch_size_mem = batch_size_mem
+        self.mem_bytes = mem_bytes
+        self.expected_experiences = expected_experiences
+        self.device = device
+        self.seed = seed
+        self._config = (
+            CondenseConfig.preset(preset) if isinstance(preset, str) else preset
+        )
+        # The bytes of mem_size images are known with the first experience only; until
+        # then a memory of any size checks the other arguments.
+        self._policy, self._replay = policy, replay
+        self._given = memory is not None
+        self.memory: ReplayMemory = (
+            self._build_memory(1, "cpu") if memory is None else memory
+        )
+        self._iterations = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes stored."""
+        return self.memory.nbytes
+
+    @property
+    def classes(self) -> tuple[tuple[int, int], ...]:
+        """(label, task) of every class seen so far."""
+        return self.memory.classes
+
+    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+        """Warn if another plugin replays too."""
+        if not self.memory.classes:
+            warn_of_other_replay(strategy.plugins, self)
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        """Join generated images of the classes seen so far to the minibatch."""
+        if not self.memory.classes:
+            return
+        minibatch = strategy.mbatch
+        count = self.batch_size_mem or self._balanced_count(minibatch)
+        draw = make_generator(self.seed, "replay", self._iterations)
+        self._iterations += 1
+        generated = self.memory.sample(count, draw)
+        # Samples are (x, y) or (x, y, task); the last entry is the task only if there
+        # are three, and every entry keeps its type.
+        for place, values in zip((0, 1, -1), generated, strict=True):
+            if place == -1 and len(minibatch) < 3:
+                continue
+            own = minibatch[place]
+            minibatch[place] = torch.cat([own, values.to(own.device, own.dtype)])
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Condense the experience, once per task boundary."""
+        experience = whole_experience(strategy.experience)
+        if experience is None:
+            return
+        with isolated_randomness(), torch.enable_grad():
+            images, labels, tasks = read_experience(experience.dataset)
+            self._prepare_memory(strategy, images)
+            line = self.memory.observe(
+                images,
+                labels,
+                tasks,
+                expected=self.expected_experiences or expected_experiences(experience),
+            )
+        _LOG.info(line)
+        for logger in strategy.evaluator.loggers:
+            if isinstance(logger, TextLogger):
+                print(line, file=logger.file, flush=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is stored and where it stands: tensors and plain values."""
+        return {"iterations": self._iterations, "memory": self.memory.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`, in this process or another.
+
+        Raises ``ArtefactError`` for a damaged state or one of another version.
+        """
+        self.memory.load_state_dict(state["memory"])
+        self._iterations = state["iterations"]
+
+    def _balanced_count(self, minibatch: list[Tensor]) -> int:
+        """As many images of each old class as the minibatch has of each of its own."""
+        labels = minibatch[1]
+        if len(minibatch) > 2:
+            labels = torch.stack([labels, minibatch[-1].to(labels.dtype)], dim=1)
+        own = len(torch.unique(labels, dim=0))
+        old = len(self.memory.classes)
+        return math.ceil(len(labels) / own * old)
+
+    def _prepare_memory(self, strategy: Any, images_NCHW: Tensor) -> None:
+        """Give the first memory its budget and device."""
+        if self._given or self.memory.classes:
+            return
+        budget = self.mem_bytes or self.mem_size * math.prod(images_NCHW.shape[1:])
+        self.memory = self._build_memory(budget, self.device or strategy.device)
+
+    def _build_memory(self, budget: int, device: str | torch.device) -> GeneratorMemory:
+        return GeneratorMemory(
+            budget,
+            policy=self._policy,
+            replay=self._replay,
+            config=self._config,
+            seed=self.seed,
+            device=device,
+        )
+
+
+CondensedReplayPlugin = GenerativeReplayPlugin

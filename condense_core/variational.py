@@ -1,0 +1,135 @@
+"""Variational pre-training: G as the decoder of the task's whole data set.
+
+`fit_targets` teaches G K images a class; here it learns to draw all of them, so that a
+*fresh* code is as good as one of the codebook. An encoder, thrown away afterwards,
+turns every real image into a Gaussian over codes, and G is trained to undo it
+(Kingma & Welling 2014), with little weight on the divergence from N(0, I)
+(Higgins et al. 2017). The codes of a class then no longer fill N(0, I); their own mean
+and covariance are measured at the end and kept as the class's code map (the ex-post
+density of Ghosh et al. 2020), so that one codebook, and one prior, serve all classes.
+
+Shape legend: B batch, Y classes, Z latent dimension, H hidden units, C H W image.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from condense_core.config import PretrainConfig
+from condense_core.data import ClassSampler, to_unit
+from condense_core.runlog import RunLog
+from condense_core.seeding import make_generator, seeded_initialisation
+from condense_core.synthesiser import GeneratorSynthesiser
+
+HIDDEN_UNITS = 400  # of the encoder; it is not stored
+CODED_IMAGES = 6000  # of each class, at most, that its code map is measured on
+JITTER = 1e-4  # on the diagonal of a covariance: a class of one image has none
+
+
+class Encoder(nn.Module):
+    """An MLP from an image and its class to a Gaussian over codes."""
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], num_classes: int, latent_dim: int
+    ) -> None:
+        """Two hidden layers."""
+        super().__init__()
+        self.num_classes = num_classes
+        inputs = math.prod(image_shape) + num_classes
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, HIDDEN_UNITS),
+            nn.ReLU(),
+            nn.Linear(HIDDEN_UNITS, HIDDEN_UNITS),
+            nn.ReLU(),
+            nn.Linear(HIDDEN_UNITS, 2 * latent_dim),
+        )
+
+    def forward(self, images_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log variances (B, Z) of images in [0, 1]."""
+        conditions = F.one_hot(labels_B, self.num_classes).to(images_BCHW.dtype)
+        inputs = torch.cat([2.0 * images_BCHW.flatten(1) - 1.0, conditions], dim=1)
+        mean_BZ, log_variance_BZ = self.layers(inputs).chunk(2, dim=1)
+        return mean_BZ, log_variance_BZ
+
+
+def train_variationally(
+    synthesiser: GeneratorSynthesiser,
+    sampler: ClassSampler,
+    config: PretrainConfig,
+    *,
+    seed: int,
+    log: RunLog,
+) -> None:
+    """Train G as a decoder, then measure the code map if the format has one.
+
+    Args:
+        synthesiser: On the sampler's device, its class embedding already set.
+        sampler: The real images.
+        config: Steps, batch, learning rate and weight of the divergence.
+        seed: Of the encoder and every draw.
+        log: Shows progress.
+    """
+    spec, device = synthesiser.spec, sampler.device
+    with seeded_initialisation(seed, "encoder"):
+        encoder = Encoder(spec.image_shape, spec.num_classes, spec.latent_dim)
+    encoder.to(device)
+    parameters = [*encoder.parameters(), *synthesiser.generator.parameters()]
+    optimiser = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
+    schedule = torch.optim.lr_scheduler.LinearLR(
+        optimiser, start_factor=1.0, end_factor=0.0, total_iters=config.steps
+    )
+    synthesiser.train()
+    for step in range(config.steps):
+        draw = make_generator(seed, "variational", step)
+        real, labels = sampler.batch(config.batch_size, draw)
+        mean_BZ, log_variance_BZ = encoder(real, labels)
+        noise_BZ = torch.randn(mean_BZ.shape, generator=draw).to(device)
+        codes_BZ = mean_BZ + noise_BZ * (0.5 * log_variance_BZ).exp()
+        images = synthesiser.generator(codes_BZ, synthesiser.class_embedding[labels])
+        reconstruction = F.binary_cross_entropy(images, real, reduction="sum")
+        divergence = gaussian_divergence(mean_BZ, log_variance_BZ).sum()
+        loss = (reconstruction + config.kl_weight * divergence) / len(real)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        log.advance(step + 1, variational=loss)
+    _standardise_codes(synthesiser)
+    if spec.code_map == "per_class":
+        _measure_code_map(synthesiser, encoder, sampler)
+
+
+def gaussian_divergence(mean_BZ: Tensor, log_variance_BZ: Tensor) -> Tensor:
+    """KL(N(mean, variance) || N(0, I)) of every row, in nats: (B,)."""
+    excess = mean_BZ.square() + log_variance_BZ.exp() - log_variance_BZ - 1.0
+    return 0.5 * excess.sum(dim=1)
+
+
+@torch.no_grad()
+def _standardise_codes(synthesiser: GeneratorSynthesiser) -> None:
+    """Codes of mean 0 and deviation 1: fresh codes are drawn from these two."""
+    codes_KZ = synthesiser.codebook.codes
+    if len(codes_KZ) > 1:
+        centred = codes_KZ - codes_KZ.mean(dim=0)
+        codes_KZ.copy_(centred / centred.std(dim=0, unbiased=False).clamp_min(JITTER))
+
+
+@torch.no_grad()
+def _measure_code_map(
+    synthesiser: GeneratorSynthesiser, encoder: Encoder, sampler: ClassSampler
+) -> None:
+    """Mean and Cholesky factor of the codes of each class."""
+    identity = torch.eye(synthesiser.spec.latent_dim, device=sampler.device)
+    for label in range(len(sampler.classes)):
+        images = to_unit(sampler.all_of(label)[:CODED_IMAGES])
+        labels = torch.full((len(images),), label, device=sampler.device)
+        mean_BZ, log_variance_BZ = encoder(images, labels)
+        centre_Z = mean_BZ.mean(dim=0)
+        spread = (mean_BZ - centre_Z).T @ (mean_BZ - centre_Z) / len(images)
+        within = torch.diag(log_variance_BZ.exp().mean(dim=0))
+        synthesiser.code_mean[label] = centre_Z
+        synthesiser.code_factor[label] = torch.linalg.cholesky(
+            spread + within + JITTER * identity
+        )
