@@ -4,20 +4,15 @@ The sizes of a generator are chosen from a ladder and not by a formula: each run
 architecture that was tried, and a larger budget never picks a worse one.
 """
 
-import json
-import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-import torch
-from safetensors.torch import save as save_safetensors
-
-from avalanche_plugin.slot import COMPRESSION_LEVEL
+from avalanche_plugin.slot import Key, class_names, side_bytes
 from condense_core import CondenseConfig
-from condense_core.artefact_checks import METADATA_KEY
+from condense_core.compact import packed_size
 from condense_core.errors import ConfigError
 from condense_core.generator import default_blocks
-from condense_core.precision import encoded_layout
 from condense_core.synthesiser import SynthesiserSpec
 
 # (channels, latent dimension, codes), largest first.
@@ -44,23 +39,27 @@ LADDER = (
     (2, 4, 8),
 )
 
-# Compressed headers differ by a few bytes with the digits of a digest; deflate adds at
-# most five bytes to each block of 16 KB that cannot be compressed.
-_SLACK = 64
-
 
 class BudgetError(ConfigError):
-    """A budget is too small for any generator."""
+    """A budget is too small for any generator.
+
+    Attributes:
+        minimum: Bytes of the smallest.
+    """
+
+    def __init__(self, message: str, minimum: int) -> None:
+        super().__init__(message)
+        self.minimum = minimum
 
 
 def fit(
     config: CondenseConfig,
     *,
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    keys: Sequence[Key],
     budget: int,
 ) -> CondenseConfig:
-    """The configuration with the largest generator whose file fits, compressed.
+    """The configuration with the largest generator that fits.
 
     fp16 is taken where the largest rung fits so; below that more weights of int8 serve
     better than fewer of fp16.
@@ -68,8 +67,8 @@ def fit(
     Args:
         config: Everything but the sizes in ``format``.
         image_shape: (C, H, W).
-        num_classes: Classes of this one generator.
-        budget: Bytes.
+        keys: Classes of this one generator.
+        budget: Bytes of its slot, labels and value range included.
 
     Raises:
         BudgetError: Not even the smallest fits; says the minimum.
@@ -91,15 +90,17 @@ def fit(
         spec = SynthesiserSpec.from_config(
             sizes,
             image_shape=image_shape,
-            num_classes=num_classes,
-            embedding_dim=num_classes,
+            num_classes=len(keys),
+            embedding_dim=len(keys),
         )
-        size = largest_size(spec, precision)
+        size = packed_size(spec, precision, class_names(keys))
+        size += side_bytes(len(keys), image_shape[0])
         if size <= budget:
             return replace(config, format=sizes)
     raise BudgetError(
-        f"{budget} bytes hold no generator of {num_classes} classes of "
-        f"{'x'.join(map(str, image_shape))} images: give it at least {size}"
+        f"{budget} bytes hold no generator of {len(keys)} classes of "
+        f"{'x'.join(map(str, image_shape))} images: give it at least {size}",
+        minimum=size,
     )
 
 
@@ -110,23 +111,3 @@ def blocks_for(image_shape: tuple[int, int, int]) -> int:
     only one multiplication for each of them, and trains in half the time.
     """
     return max(1, default_blocks(*image_shape[1:]) - 1)
-
-
-def largest_size(spec: SynthesiserSpec, precision: str) -> int:
-    """Upper bound of the compressed file, before anything is trained.
-
-    The header compresses to a known size; the weights are taken as incompressible.
-    """
-    layout = encoded_layout(spec, precision)
-    tensors = {n: torch.zeros(s, dtype=d) for n, (s, d) in layout.items()}
-    weights = sum(t.numel() * t.element_size() for t in tensors.values())
-    metadata = {
-        "architecture": spec.to_dict(),
-        "classes": [f"{i}/{i}" for i in range(1000, 1000 + spec.num_classes)],
-        "digest": torch.randint(0, 10, (64,), generator=torch.Generator()).tolist(),
-        "normalisation": {"mean": [0.123456789012345678] * spec.image_shape[0]},
-        "std": [0.345678901234567891] * spec.image_shape[0],
-    }
-    file = save_safetensors(tensors, {METADATA_KEY: json.dumps(metadata)})
-    header = zlib.compress(file[: len(file) - weights], COMPRESSION_LEVEL)
-    return len(header) + weights + weights // 3000 + _SLACK

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from avalanche_plugin.experiences import (
+    Boundaries,
     expected_experiences,
     isolated_randomness,
     read_experience,
-    whole_experience,
 )
 from avalanche_plugin.memory import GeneratorMemory, Policy
 from condense_core import CondenseConfig
@@ -51,10 +51,9 @@ class CondensedBuffer(ExemplarsBuffer):
         policy: Policy = "experience",
         seed: int = 0,
     ) -> None:
-        if type(max_size) is not int or max_size < 1:
-            raise ConfigError(
-                f"max_size is {max_size!r}: give a positive whole number of exemplars"
-            )
+        for name, size in (("max_size", max_size), ("samples", samples)):
+            if size is not None and (type(size) is not int or size < 1):
+                raise ConfigError(f"{name} is {size!r}: give a positive whole number")
         super().__init__(max_size)
         self.samples = 10 * max_size if samples is None else samples
         self.policy: Policy = policy
@@ -63,7 +62,9 @@ class CondensedBuffer(ExemplarsBuffer):
             CondenseConfig.preset(preset) if isinstance(preset, str) else preset
         )
         self.memory: GeneratorMemory | None = None
+        self._boundaries = Boundaries()
         self._with_tasks = False
+        self._labels_are_tensors = False
 
     @property
     def nbytes(self) -> int:
@@ -72,11 +73,11 @@ class CondensedBuffer(ExemplarsBuffer):
 
     def post_adapt(self, agent_state: Any, exp: Any) -> None:
         """Condense an experience, once per task boundary."""
-        experience = whole_experience(exp)
+        experience = self._boundaries.completed(exp)
         if experience is None:
             return
         with isolated_randomness(), torch.enable_grad():
-            images, labels, tasks = read_experience(experience.dataset)
+            images, labels, task_ids = read_experience(experience.dataset)
             if self.memory is None:
                 self.memory = GeneratorMemory(
                     self.max_size * math.prod(images.shape[1:]),
@@ -86,11 +87,13 @@ class CondensedBuffer(ExemplarsBuffer):
                     device=getattr(agent_state, "device", "auto"),
                 )
             self.memory.observe(
-                images, labels, tasks, expected=expected_experiences(experience)
+                images, labels, task_ids, expected=expected_experiences(experience)
             )
         # The samples of memory and stream are collated together: same number of
         # elements, same types.
-        self._with_tasks = len(experience.dataset[0]) > 2
+        _, label, *tasks = experience.dataset[0]
+        self._with_tasks = bool(tasks)
+        self._labels_are_tensors = isinstance(label, Tensor)
         self._buffer = self._draw()
 
     @property
@@ -132,19 +135,24 @@ class CondensedBuffer(ExemplarsBuffer):
                 )
             )
         return AvalancheDataset(
-            [_Generated(images, labels.tolist())], data_attributes=attributes
+            [
+                _Generated(
+                    images, labels if self._labels_are_tensors else labels.tolist()
+                )
+            ],
+            data_attributes=attributes,
         )
 
 
-class _Generated(Dataset[tuple[Tensor, int]]):
-    """Images in model-input space with integer labels, as data sets give them."""
+class _Generated(Dataset[tuple[Tensor, int | Tensor]]):
+    """Images in model-input space with labels of the type the stream has."""
 
-    def __init__(self, images_NCHW: Tensor, targets: list[int]) -> None:
+    def __init__(self, images_NCHW: Tensor, targets: list[int] | Tensor) -> None:
         self.images_NCHW = images_NCHW
         self.targets = targets
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         return self.images_NCHW[index], self.targets[index]

@@ -22,21 +22,34 @@ from condense_core import DataError
 _READ_BATCH = 256
 
 
-def whole_experience(experience: Any) -> Any | None:
-    """The experience to condense, or None in the middle of an online one.
+class Boundaries:
+    """Tells when an experience is complete, also if it comes in online slices."""
 
-    Raises:
-        DataError: An online stream without task boundaries: there is no moment at
-            which an experience is complete.
-    """
-    if not isinstance(experience, OnlineCLExperience):
-        return experience
-    if not experience.access_task_boundaries:
-        raise DataError(
-            "an online stream without task boundaries cannot be condensed once per "
-            "experience: split it with access_task_boundaries=True"
-        )
-    return experience.origin_experience if experience.is_last_subexp else None
+    def __init__(self) -> None:
+        self._slices = 0
+
+    def completed(self, experience: Any) -> Any | None:
+        """The experience to condense, or None in the middle of an online one.
+
+        Slices are counted, because the splitter marks none as the last where their size
+        divides that of the experience.
+
+        Raises:
+            DataError: An online stream without task boundaries: there is no moment at
+                which an experience is complete.
+        """
+        if not isinstance(experience, OnlineCLExperience):
+            return experience
+        if not experience.access_task_boundaries:
+            raise DataError(
+                "an online stream without task boundaries cannot be condensed once per "
+                "experience: split it with access_task_boundaries=True"
+            )
+        self._slices = 1 if experience.is_first_subexp else self._slices + 1
+        last = self._slices == experience.sub_stream_length
+        if last or experience.is_last_subexp:
+            return experience.origin_experience
+        return None
 
 
 def expected_experiences(experience: Any) -> int | None:

@@ -15,14 +15,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from avalanche_plugin.budget import fit
+from avalanche_plugin.budget import BudgetError, fit
 from avalanche_plugin.slot import (
     Key,
     Slot,
     ValueRange,
     as_image_data,
     class_names,
-    side_bytes,
 )
 from condense_core import (
     CondenseConfig,
@@ -321,12 +320,23 @@ class GeneratorMemory:
     def _condense(
         self, data: ImageData, keys: tuple[Key, ...], values: ValueRange, share: int
     ) -> Slot:
-        config = fit(
-            replace(self.config, seed=derive_seed(self.seed, "memory", self.observed)),
-            image_shape=data.image_shape,
-            num_classes=len(keys),
-            budget=share - side_bytes(len(keys), data.image_shape[0]),
-        )
+        seed = derive_seed(self.seed, "memory", self.observed)
+        try:
+            config = fit(
+                replace(self.config, seed=seed),
+                image_shape=data.image_shape,
+                keys=keys,
+                budget=share,
+            )
+        except BudgetError as error:
+            raise BudgetError(
+                f"a memory of {self.budget} bytes leaves {share} for a generator, and "
+                f"the smallest of {len(keys)} classes of "
+                f"{'x'.join(map(str, data.image_shape))} images has {error.minimum}: "
+                f"give the memory at least {error.minimum * self.budget // share + 1} "
+                "bytes, or share one generator (policy='shared')",
+                minimum=error.minimum,
+            ) from error
         condensed = condense(data, config, device=self.device, progress=False)
         slot = Slot.pack(condensed, keys, values)
         assert slot.nbytes <= share, (slot.nbytes, share)

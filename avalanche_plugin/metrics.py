@@ -29,13 +29,9 @@ class _ReplayBytesPlugin(GenericPluginMetric[float, ReplayBytes]):
         super().__init__(
             ReplayBytes(),
             reset_at="never",
-            emit_at=emit_at,  # type: ignore[arg-type]
-            mode=mode,  # type: ignore[arg-type]
+            emit_at=emit_at,
+            mode=mode,
         )
-
-    def result(self) -> float:
-        """Emitted to the loggers."""
-        return self._metric.result()
 
     def after_training_exp(self, strategy: Any) -> Any:
         """After the replay plugins, which come before the evaluator."""

@@ -16,11 +16,11 @@ from avalanche.logging import TextLogger
 from torch import Tensor
 
 from avalanche_plugin.experiences import (
+    Boundaries,
     expected_experiences,
     isolated_randomness,
     read_experience,
     warn_of_other_replay,
-    whole_experience,
 )
 from avalanche_plugin.memory import GeneratorMemory, Policy, Replay, ReplayMemory
 from condense_core import CondenseConfig
@@ -30,7 +30,10 @@ from condense_core.seeding import make_generator
 _LOG = logging.getLogger("avalanche_plugin")
 
 
-class GenerativeReplayPlugin(SupervisedPlugin, supports_distributed=False):
+class GenerativeReplayPlugin(
+    SupervisedPlugin,
+    supports_distributed=False,  # type: ignore[call-arg]
+):
     """Replay from condensed experiences: a drop-in for ``ReplayPlugin``.
 
     After each experience the plugin condenses its images, seen through the evaluation
@@ -108,6 +111,7 @@ class GenerativeReplayPlugin(SupervisedPlugin, supports_distributed=False):
             self._build_memory(1, "cpu") if memory is None else memory
         )
         self._iterations = 0
+        self._boundaries = Boundaries()
 
     @property
     def nbytes(self) -> int:
@@ -143,7 +147,7 @@ class GenerativeReplayPlugin(SupervisedPlugin, supports_distributed=False):
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Condense the experience, once per task boundary."""
-        experience = whole_experience(strategy.experience)
+        experience = self._boundaries.completed(strategy.experience)
         if experience is None:
             return
         with isolated_randomness(), torch.enable_grad():

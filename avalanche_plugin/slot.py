@@ -3,7 +3,7 @@
 Shape legend: N images, Y classes, C H W image.
 """
 
-import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from condense_core import CondensedDataset, DataError, ImageData
-from condense_core.artefact import MAX_FILE_BYTES
+from condense_core.compact import pack, unpack
 from condense_core.data import to_bytes
 from condense_core.errors import ArtefactError
 
-COMPRESSION_LEVEL = 9
 Key = tuple[int, int]  # (label, task): with several heads a label alone is ambiguous
 
 
@@ -67,7 +66,7 @@ class Slot:
     """One stored generator.
 
     Attributes:
-        packed: The compressed artefact file: the bytes that are really kept.
+        packed: The packed artefact: the bytes that are really kept.
         keys: (label, task) of its classes, in the order of its labels.
         values: Range of its images in model-input space.
     """
@@ -80,9 +79,8 @@ class Slot:
     def pack(
         cls, condensed: CondensedDataset, keys: tuple[Key, ...], values: ValueRange
     ) -> Self:
-        """Compress an artefact, without its provenance."""
-        file = condensed.without_provenance().to_bytes()
-        return cls(zlib.compress(file, COMPRESSION_LEVEL), keys, values)
+        """Keep the smallest form of an artefact."""
+        return cls(pack(condensed), keys, values)
 
     def unpack(self, device: str | torch.device) -> CondensedDataset:
         """The artefact.
@@ -90,14 +88,7 @@ class Slot:
         Raises:
             ArtefactError: The bytes are damaged.
         """
-        try:
-            unzip = zlib.decompressobj()
-            file = unzip.decompress(self.packed, MAX_FILE_BYTES)
-        except zlib.error as error:
-            raise ArtefactError(
-                f"a stored generator is damaged ({error}): load another state"
-            ) from error
-        condensed = CondensedDataset.from_bytes(file, device=device)
+        condensed = unpack(self.packed, device=device)
         if condensed.spec.num_classes != len(self.keys):
             raise ArtefactError(
                 f"a stored generator has {condensed.spec.num_classes} classes, its "
@@ -107,7 +98,7 @@ class Slot:
 
     @property
     def nbytes(self) -> int:
-        """Bytes stored: the file, two integers a class, two floats a channel."""
+        """Bytes stored: the artefact, two integers a class, two floats a channel."""
         return len(self.packed) + side_bytes(len(self.keys), len(self.values.low))
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,7 +129,7 @@ class Slot:
 
 
 def side_bytes(classes: int, channels: int) -> int:
-    """Bytes kept beside the file: int64 labels and tasks, float32 value ranges."""
+    """Bytes kept beside the artefact: int64 labels and tasks, float32 value ranges."""
     return 16 * classes + 8 * channels
 
 
@@ -180,6 +171,6 @@ def as_image_data(
     return data, keys, values
 
 
-def class_names(keys: tuple[Key, ...]) -> tuple[str, ...]:
+def class_names(keys: Sequence[Key]) -> tuple[str, ...]:
     """Names for the artefact: "label/task"."""
     return tuple(f"{label}/{task}" for label, task in keys)

@@ -24,7 +24,6 @@ from torch import Tensor
 from condense_core.artefact_checks import (
     FORMAT_VERSION,
     METADATA_KEY,
-    REQUIRED_METADATA,
     check_layout,
     content_digest,
     read_metadata,
@@ -208,13 +207,6 @@ class CondensedDataset:
         content: bytes = save_safetensors(self._tensors, {METADATA_KEY: text})
         return content
 
-    def without_provenance(self) -> Self:
-        """The same images without configuration, data and versions: fewer bytes."""
-        content = {key: self.metadata[key] for key in REQUIRED_METADATA}
-        content["digest"] = content_digest(self._tensors, content)
-        device = self._synthesiser.class_embedding.device
-        return type(self)(self._tensors, content, device=device)
-
     @torch.no_grad()
     def images(self) -> tuple[Tensor, Tensor]:
         """The fixed set {G(z_k, c_y)}: every code under every class.
@@ -294,6 +286,11 @@ class CondensedDataset:
             codes.mean(dim=0) + spread * noise, labels.to(device)
         )
         return to_unit(to_bytes(images)), labels.to(device)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The stored tensors by name, as in the file."""
+        return dict(self._tensors)
 
     @property
     def classes(self) -> tuple[str, ...]:

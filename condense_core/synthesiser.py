@@ -125,7 +125,9 @@ class GeneratorSynthesiser(Synthesiser):
         if spec.code_map == "per_class":
             classes, latent = spec.num_classes, spec.latent_dim
             self.register_buffer("code_mean", torch.zeros(classes, latent))
-            factor = torch.eye(latent).repeat(classes, 1, 1)
+            factor = torch.zeros(classes, latent, latent)
+            if not factor.is_meta:  # only the shape is asked for; see Codebook.draw
+                factor.diagonal(dim1=1, dim2=2).fill_(1.0)
             self.register_buffer("code_factor", factor)
 
     def forward(self, class_ids_Y: Tensor, code_ids_K: Tensor) -> Tensor:

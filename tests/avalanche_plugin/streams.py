@@ -1,0 +1,119 @@
+"""Streams, a strategy and a recorder shared by the tests on real Avalanche."""
+
+import torch
+from avalanche.benchmarks import (
+    benchmark_from_datasets,
+    class_incremental_benchmark,
+    nc_benchmark,
+)
+from avalanche.benchmarks.utils import as_classification_dataset
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.models import SimpleMLP
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.supervised import Naive
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+
+from avalanche_plugin import GenerativeReplayPlugin
+
+MEM_BYTES = 60_000
+ORDER = list(range(10))
+
+
+def nc_stream(pairs, **options):
+    options = {"task_labels": False, "fixed_class_order": ORDER, **options}
+    return nc_benchmark(*pairs, n_experiences=5, **options).train_stream
+
+
+def two_element_stream(pairs):
+    sets = {
+        name: as_classification_dataset(data)
+        for name, data in zip(("train", "test"), pairs, strict=True)
+    }
+    return class_incremental_benchmark(
+        sets, num_experiences=5, class_order=ORDER
+    ).train_stream
+
+
+def plain_stream(pairs):
+    train, _ = pairs
+    images, labels = train.tensors
+    experiences = []
+    for number in range(5):
+        chosen = (labels // 2) == number
+        experiences.append(
+            as_classification_dataset(type(train)(images[chosen], labels[chosen]))
+        )
+    return benchmark_from_datasets(train=experiences).train_stream
+
+
+def image_stream(digits):
+    """PIL images with augmentation and normalisation, as image data sets come."""
+    images, labels, *_ = digits
+
+    class Pictures(torch.utils.data.Dataset):
+        targets = labels.tolist()
+
+        def __len__(self):
+            return len(self.targets)
+
+        def __getitem__(self, index):
+            grey = (images[index, 0] * 255).byte().numpy()
+            return Image.fromarray(grey), self.targets[index]
+
+    last = [transforms.ToTensor(), transforms.Normalize((0.3,), (0.4,))]
+    return nc_benchmark(
+        Pictures(),
+        Pictures(),
+        n_experiences=5,
+        task_labels=False,
+        fixed_class_order=ORDER,
+        train_transform=transforms.Compose(
+            [transforms.RandomCrop(16, padding=8), transforms.RandomInvert(0.5), *last]
+        ),
+        eval_transform=transforms.Compose(last),
+    ).train_stream
+
+
+STREAMS = {"nc": nc_stream, "two": two_element_stream, "plain": plain_stream}
+
+
+def mlp():
+    torch.manual_seed(0)
+    return SimpleMLP(num_classes=10, input_size=256, hidden_size=64)
+
+
+def silent():
+    return EvaluationPlugin(accuracy_metrics(stream=True), loggers=[])
+
+
+def strategy(plugins, model=None, **options):
+    model = mlp() if model is None else model
+    return Naive(
+        model=model,
+        optimizer=torch.optim.Adam(model.parameters(), 1e-3),
+        criterion=nn.CrossEntropyLoss(),
+        **{
+            "train_mb_size": 32,
+            "train_epochs": 1,
+            "eval_mb_size": 256,
+            "plugins": plugins,
+            "evaluator": silent(),
+            **options,
+        },
+    )
+
+
+def replay(config, **options):
+    return GenerativeReplayPlugin(mem_bytes=MEM_BYTES, preset=config, **options)
+
+
+class Recorder:
+    """Keeps what the model is given, behind all other plugins."""
+
+    def __init__(self):
+        self.batches = []
+
+    def before_forward(self, strategy, **kwargs):
+        self.batches.append(list(strategy.mbatch))

@@ -1,0 +1,47 @@
+import pytest
+
+from avalanche_plugin.budget import LADDER, BudgetError, fit
+from condense_core import CondenseConfig
+
+KEYS = ((0, 0), (1, 0))
+CONFIG = CondenseConfig.preset("replay")
+
+
+def sizes(budget, shape=(1, 28, 28), keys=KEYS):
+    return fit(CONFIG, image_shape=shape, keys=keys, budget=budget).format
+
+
+def test_a_larger_budget_never_picks_a_smaller_rung():
+    rungs = []
+    for budget in range(4_000, 140_000, 2_000):
+        chosen = sizes(budget)
+        rungs.append(
+            LADDER.index((chosen.channels, chosen.latent_dim, chosen.images_per_class))
+        )
+    assert rungs == sorted(rungs, reverse=True)
+    assert len(set(rungs)) > 10
+
+
+def test_precision_is_fp16_only_when_the_largest_rung_fits_so():
+    assert sizes(31_360).precision == "int8"
+    assert sizes(120_000).precision == "int8"
+    assert sizes(1_000_000).precision == "fp16"
+
+
+def test_too_small_a_budget_says_the_minimum_which_then_fits():
+    with pytest.raises(BudgetError, match="at least") as caught:
+        sizes(100, shape=(3, 32, 32))
+    minimum = caught.value.minimum
+    assert str(minimum) in str(caught.value)
+    sizes(minimum, shape=(3, 32, 32))
+    with pytest.raises(BudgetError):
+        sizes(minimum - 1, shape=(3, 32, 32))
+
+
+def test_more_classes_need_more_bytes():
+    many = tuple((label, 0) for label in range(100))
+    with pytest.raises(BudgetError) as few:
+        sizes(1)
+    with pytest.raises(BudgetError) as lots:
+        sizes(1, keys=many)
+    assert lots.value.minimum > few.value.minimum

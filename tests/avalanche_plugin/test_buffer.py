@@ -1,0 +1,94 @@
+import dill
+import pytest
+import torch
+from avalanche.benchmarks import split_online_stream
+from avalanche.training.plugins import ReplayPlugin
+from avalanche.training.supervised import ER_ACE, GDumb
+from torch import nn
+
+from avalanche_plugin import CondensedBuffer
+from condense_core.errors import ConfigError
+from tests.avalanche_plugin.streams import (
+    STREAMS,
+    Recorder,
+    mlp,
+    nc_stream,
+    silent,
+    strategy,
+)
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_replay_plugin_takes_it(kind, pairs, instant):
+    buffer = CondensedBuffer(200, samples=40, preset=instant)
+    recorder = Recorder()
+    plugin = ReplayPlugin(mem_size=200, storage_policy=buffer)
+    run = strategy([plugin, recorder])
+    for number, experience in enumerate(STREAMS[kind](pairs)[:3]):
+        recorder.batches.clear()
+        run.train(experience)
+        assert buffer.nbytes <= 200 * 256
+        assert len(buffer.buffer) == 40
+        assert set(buffer.buffer.targets) == set(range(2 * number + 2))
+        if number:
+            batch = recorder.batches[0]
+            assert len(batch[0]) == 64
+            assert set(batch[1].tolist()) <= set(range(2 * number + 2))
+
+
+@pytest.mark.parametrize("kind", ["er_ace", "gdumb"])
+def test_other_strategies_take_it(kind, pairs, instant):
+    model = mlp()
+    options = {
+        "model": model,
+        "optimizer": torch.optim.Adam(model.parameters(), 1e-3),
+        "criterion": nn.CrossEntropyLoss(),
+        "train_mb_size": 32,
+        "train_epochs": 1,
+        "evaluator": silent(),
+        "mem_size": 200,
+    }
+    buffer = CondensedBuffer(200, samples=40, preset=instant)
+    if kind == "er_ace":
+        run = ER_ACE(**options, batch_size_mem=16)
+        run.storage_policy = buffer
+    else:
+        run = GDumb(**options)
+        run.plugins[0].storage_policy = buffer
+    for experience in nc_stream(pairs)[:3]:
+        run.train(experience)
+    assert buffer.memory.observed == 3
+
+
+def test_an_online_stream_is_condensed_once_per_boundary(pairs, instant):
+    buffer = CondensedBuffer(200, samples=20, preset=instant)
+    run = strategy([ReplayPlugin(mem_size=200, storage_policy=buffer)])
+    online = split_online_stream(
+        nc_stream(pairs)[:1], experience_size=40, access_task_boundaries=True
+    )
+    counts = []
+    for part in online:
+        run.train(part)
+        counts.append(0 if buffer.memory is None else buffer.memory.observed)
+    assert counts == [0, 0, 1]
+
+
+def test_a_pickle_holds_generators_and_draws_the_same_images_again(pairs, instant):
+    buffer = CondensedBuffer(200, samples=40, preset=instant)
+    run = strategy([ReplayPlugin(mem_size=200, storage_policy=buffer)])
+    run.train(nc_stream(pairs)[0])
+    data = dill.dumps(buffer)
+    assert len(data) < 1.2 * buffer.nbytes + 8000  # configuration and an empty set
+    again = dill.loads(data)
+    for ours, theirs in zip(buffer.buffer, again.buffer, strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert ours[1:] == theirs[1:]
+
+
+def test_bad_use_is_refused():
+    with pytest.raises(ConfigError, match="positive whole number"):
+        CondensedBuffer(0)
+    with pytest.raises(ConfigError, match="positive whole number"):
+        CondensedBuffer(200, samples=0)
+    with pytest.raises(ConfigError, match="final size"):
+        CondensedBuffer(200).resize(None, 100)

@@ -1,0 +1,235 @@
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from avalanche_plugin.budget import BudgetError
+from avalanche_plugin.memory import GeneratorMemory
+from condense_core.errors import ArtefactError, ConfigError, DataError
+
+BUDGET = 60_000
+
+
+def experience(digits, number, classes=2):
+    images, labels, *_ = digits
+    chosen = (labels // classes) == number
+    return images[chosen], labels[chosen], torch.zeros_like(labels[chosen])
+
+
+def draw(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def observed(digits, config, count=3, **options):
+    memory = GeneratorMemory(BUDGET, config=config, device="cpu", **options)
+    for number in range(count):
+        memory.observe(*experience(digits, number))
+    return memory
+
+
+@pytest.mark.parametrize("policy", ["experience", "shared"])
+@pytest.mark.parametrize("expected", [None, 3, 5])
+def test_the_bound_holds_after_every_experience(digits, instant, policy, expected):
+    memory = GeneratorMemory(BUDGET, policy=policy, config=instant, device="cpu")
+    for number in range(5):
+        memory.observe(*experience(digits, number), expected=expected)
+        stored = memory.state_dict()["slots"]
+        on_disk = sum(v.nbytes for slot in stored for v in slot.values())
+        assert on_disk == memory.nbytes <= BUDGET
+        assert len(memory.classes) == 2 * (number + 1)
+
+
+def test_a_known_length_shares_the_budget_out_from_the_start(digits, instant):
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    packed = []
+    for number in range(4):
+        memory.observe(*experience(digits, number), expected=4)
+        packed.append([slot.packed for slot in memory.slots])
+    assert all(len(p) <= BUDGET // 4 for p in packed[0])
+    assert packed[3][:3] == packed[2], "no generator was condensed again"
+
+
+def test_an_unknown_length_halves_the_share(digits, instant):
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    largest = []
+    for number in range(5):
+        memory.observe(*experience(digits, number))
+        largest.append(max(slot.nbytes for slot in memory.slots))
+    for size, parts in zip(largest, (1, 2, 4, 4, 8), strict=True):
+        assert size <= BUDGET // parts
+
+
+def test_a_stream_longer_than_expected_goes_on(digits, instant):
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    for number in range(3):
+        memory.observe(*experience(digits, number), expected=2)
+    assert len(memory.slots) == 3
+    assert memory.nbytes <= BUDGET
+
+
+def test_images_are_of_their_class(digits, quick):
+    """A nearest-mean classifier on real images recognises generated ones."""
+    images, labels, *_ = digits
+    means = torch.stack([images[labels == c].mean(dim=0) for c in range(6)])
+    for policy, least in (("experience", 0.6), ("shared", 0.35)):  # chance is 0.17
+        memory = observed(digits, quick, policy=policy)
+        generated, targets, _ = memory.sample(300, draw())
+        nearest = torch.cdist(generated.flatten(1), means.flatten(1)).argmin(dim=1)
+        assert (nearest == targets).float().mean() > least, policy
+
+
+@pytest.mark.parametrize("replay", ["fresh", "fixed"])
+def test_samples_are_balanced_seen_and_reproducible(digits, instant, replay):
+    memory = observed(digits, instant, replay=replay)
+    images, labels, tasks = memory.sample(20, draw())
+    assert images.shape == (20, 1, 16, 16)
+    assert not images.requires_grad
+    counts = torch.bincount(labels, minlength=10)
+    assert counts[:6].min() >= 3
+    assert counts[6:].sum() == 0
+    assert tasks.eq(0).all()
+    again = memory.sample(20, draw())
+    assert torch.equal(images, again[0])
+    assert torch.equal(labels, again[1])
+    other, *_ = memory.sample(20, draw(1))
+    assert not torch.equal(images, other)
+
+
+def test_fewer_samples_than_classes_reach_every_class_in_time(digits, instant):
+    memory = observed(digits, instant)
+    generator = draw()
+    seen = {memory.sample(1, generator)[1].item() for _ in range(100)}
+    assert seen == set(range(6))
+
+
+def test_fixed_samples_come_from_the_codebook(digits, instant):
+    memory = observed(digits, instant, count=1, replay="fixed")
+    fixed, _ = memory.slots[0].unpack("cpu").images()
+    known = memory.slots[0].values.from_pixels(fixed)
+    images, *_ = memory.sample(50, draw())
+    assert all((image == known).flatten(1).all(dim=1).any() for image in images)
+
+
+def test_a_class_that_comes_again_is_one_class(digits, instant):
+    images, labels, tasks = experience(digits, 0)
+    for policy in ("experience", "shared"):
+        memory = GeneratorMemory(BUDGET, policy=policy, config=instant, device="cpu")
+        memory.observe(images, labels, tasks)
+        memory.observe(images, labels, tasks)
+        assert memory.classes == ((0, 0), (1, 0))
+        _, drawn, _ = memory.sample(40, draw())
+        assert torch.bincount(drawn).tolist() == [20, 20]
+
+
+def test_the_same_label_under_two_tasks_is_two_classes(digits, instant):
+    images, labels, tasks = experience(digits, 0)
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    memory.observe(images, labels, tasks)
+    memory.observe(images, labels, tasks + 1)
+    assert memory.classes == ((0, 0), (1, 0), (0, 1), (1, 1))
+    _, _, drawn = memory.sample(40, draw())
+    assert torch.bincount(drawn).tolist() == [20, 20]
+
+
+def test_model_input_space_is_kept(digits, quick):
+    images, labels, tasks = experience(digits, 0)
+    memory = GeneratorMemory(BUDGET, config=quick, device="cpu")
+    memory.observe((images - 0.3) / 0.2, labels, tasks)
+    generated, *_ = memory.sample(200, draw())
+    assert generated.min() == pytest.approx((0 - 0.3) / 0.2, abs=0.1)
+    assert generated.mean() == pytest.approx(
+        float(((images - 0.3) / 0.2).mean()), abs=0.3
+    )
+
+
+def test_a_shared_memory_widens_its_range(digits, instant):
+    images, labels, tasks = experience(digits, 0)
+    memory = GeneratorMemory(BUDGET, policy="shared", config=instant, device="cpu")
+    memory.observe(images, labels, tasks)
+    memory.observe(images * 4 - 2, labels + 2, tasks)
+    assert memory.slots[0].values.low[0] == -2
+    assert memory.slots[0].values.high[0] == 2
+
+
+def test_state_goes_to_another_process(digits, instant, tmp_path):
+    memory = observed(digits, instant)
+    path = tmp_path / "memory.pt"
+    torch.save(memory.state_dict(), path)
+    code = (
+        "import sys, torch; from avalanche_plugin.memory import GeneratorMemory\n"
+        "assert 'avalanche' not in sys.modules\n"
+        "m = GeneratorMemory(1, device='cpu')\n"
+        f"m.load_state_dict(torch.load({str(path)!r}, weights_only=True))\n"
+        "x, y, t = m.sample(9, torch.Generator().manual_seed(0))\n"
+        "print(m.nbytes, m.budget, m.classes, repr(x.double().sum().item()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    total = memory.sample(9, draw())[0].double().sum().item()
+    said = f"{memory.nbytes} {memory.budget} {memory.classes} {total!r}"
+    assert done.stdout.strip() == said
+
+
+def test_going_on_from_a_state_equals_going_on(digits, instant):
+    whole = observed(digits, instant, count=3)
+    half = observed(digits, instant, count=2)
+    resumed = GeneratorMemory(1, config=instant, device="cpu")
+    resumed.load_state_dict(half.state_dict())
+    resumed.observe(*experience(digits, 2))
+    assert [s.packed for s in resumed.slots] == [s.packed for s in whole.slots]
+
+
+def test_a_pickle_is_hardly_larger_than_what_is_stored(digits, instant):
+    memory = observed(digits, instant)
+    memory.sample(10, draw())  # makes working copies
+    data = pickle.dumps(memory)
+    assert len(data) < 1.2 * memory.nbytes + 3000  # the configuration and class names
+    again = pickle.loads(data)
+    assert torch.equal(again.sample(5, draw())[0], memory.sample(5, draw())[0])
+
+
+def test_no_training_image_is_in_the_state(digits, instant):
+    memory = observed(digits, instant)
+    data = pickle.dumps(memory.state_dict())
+    images, *_ = experience(digits, 0)
+    as_bytes = (images * 255).round().byte()
+    for pixels in (images, as_bytes, images.half()):
+        for image in pixels[:50]:
+            row = image[0, 8].numpy().tobytes()  # one row through the middle
+            assert len(set(row)) < 4 or row not in data
+
+
+def test_observing_touches_no_global_state(digits, instant, untouched_global_rng):
+    memory = observed(digits, instant)
+    memory.sample(5, draw())
+
+
+def test_unknown_version_is_refused():
+    memory = GeneratorMemory(BUDGET, device="cpu")
+    with pytest.raises(ArtefactError, match="version"):
+        memory.load_state_dict({"version": 99})
+
+
+def test_bad_arguments_say_what_and_why():
+    for budget in (0, -5, 3.5, True):
+        with pytest.raises(ConfigError, match="whole number"):
+            GeneratorMemory(budget)
+    with pytest.raises(ConfigError, match="experience, shared"):
+        GeneratorMemory(1, policy="both")
+    with pytest.raises(ConfigError, match="fresh, fixed"):
+        GeneratorMemory(1, replay="old")
+    with pytest.raises(DataError, match="empty"):
+        GeneratorMemory(1).sample(1, draw())
+
+
+def test_a_budget_too_small_says_how_much_is_needed(digits, instant):
+    memory = GeneratorMemory(500, config=instant, device="cpu")
+    with pytest.raises(BudgetError, match="give the memory at least") as caught:
+        memory.observe(*experience(digits, 0), expected=2)
+    text = str(caught.value).split("at least ")[1]
+    enough = GeneratorMemory(int(text.split()[0]), config=instant, device="cpu")
+    enough.observe(*experience(digits, 0), expected=2)
+    assert not memory.slots, "nothing was stored by the failed call"

@@ -1,0 +1,42 @@
+from avalanche.benchmarks import nc_benchmark
+from avalanche.logging import TextLogger
+from avalanche.training.plugins import EvaluationPlugin
+
+from avalanche_plugin import replay_memory_metrics
+from tests.avalanche_plugin.streams import ORDER, replay, strategy
+
+
+def test_bytes_show_in_results_and_logs(pairs, instant, tmp_path):
+    benchmark = nc_benchmark(
+        *pairs, n_experiences=5, task_labels=False, fixed_class_order=ORDER
+    )
+    with open(tmp_path / "log.txt", "w+") as file:
+        evaluator = EvaluationPlugin(
+            replay_memory_metrics(), loggers=[TextLogger(file)]
+        )
+        plugin = replay(instant)
+        run = strategy([plugin], evaluator=evaluator)
+        for experience in benchmark.train_stream[:2]:
+            trained = run.train(experience)
+            found = [v for k, v in trained.items() if k.startswith("ReplayBytes_Exp")]
+            assert found[-1] == plugin.nbytes
+        result = run.eval(benchmark.test_stream[:1])
+        (total,) = [v for k, v in result.items() if k.startswith("ReplayBytes_Stream")]
+        assert total == plugin.nbytes > 0
+        file.seek(0)
+        assert "ReplayBytes_Exp" in file.read()
+
+
+def test_a_strategy_without_replay_has_zero(pairs):
+    evaluator = EvaluationPlugin(replay_memory_metrics(), loggers=[])
+    run = strategy([], evaluator=evaluator)
+    benchmark = nc_benchmark(*pairs, n_experiences=5, task_labels=False)
+    trained = run.train(benchmark.train_stream[0])
+    assert [v for k, v in trained.items() if k.startswith("ReplayBytes")] == [0.0]
+
+
+def test_either_can_be_left_out():
+    assert [str(m) for m in replay_memory_metrics(stream=False)] == ["ReplayBytes_Exp"]
+    assert [str(m) for m in replay_memory_metrics(experience=False)] == [
+        "ReplayBytes_Stream"
+    ]

@@ -1,0 +1,372 @@
+"""The plugin inside real Avalanche strategies, on every kind of stream."""
+
+import copy
+import subprocess
+import sys
+import warnings
+
+import dill
+import numpy as np
+import pytest
+import torch
+from avalanche.benchmarks import nc_benchmark, split_online_stream
+from avalanche.checkpointing import maybe_load_checkpoint, save_checkpoint
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.logging import TextLogger
+from avalanche.models import IncrementalClassifier, MultiHeadClassifier
+from avalanche.models.dynamic_modules import MultiTaskModule
+from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
+from torch import nn
+
+from avalanche_plugin import CondensedReplayPlugin, GenerativeReplayPlugin
+from condense_core.errors import ConfigError, DataError
+from tests.avalanche_plugin.streams import (
+    MEM_BYTES,
+    STREAMS,
+    Recorder,
+    image_stream,
+    mlp,
+    nc_stream,
+    replay,
+    strategy,
+)
+
+
+def accuracy(model, digits):
+    _, _, images, labels = digits
+    model.eval()
+    with torch.no_grad():
+        return (model(images).argmax(1) == labels).float().mean().item()
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_the_swap_works_on_every_stream(kind, pairs, instant):
+    """Same script, one line swapped; labels, tasks and arity keep their types."""
+    for plugin in (ReplayPlugin(mem_size=50), replay(instant)):
+        recorder = Recorder()
+        run = strategy([plugin, recorder])
+        arity, kinds = None, None
+        for experience in STREAMS[kind](pairs)[:3]:
+            run.train(experience)
+            seen = [[v.dtype for v in batch] for batch in recorder.batches]
+            arity = arity or len(seen[0])
+            kinds = kinds or seen[0]
+            assert all(types == kinds for types in seen)
+            assert all(len(batch) == arity for batch in recorder.batches)
+            assert not any(v.requires_grad for b in recorder.batches for v in b)
+
+
+def test_minibatches_hold_seen_classes_only_and_in_balance(pairs, instant):
+    recorder = Recorder()
+    run = strategy([replay(instant), recorder])
+    for number, experience in enumerate(nc_stream(pairs)[:4]):
+        recorder.batches.clear()
+        run.train(experience)
+        counts = sum(torch.bincount(b[1], minlength=10) for b in recorder.batches)
+        new = counts[2 * number : 2 * number + 2].float().mean()
+        assert counts[2 * number + 2 :].sum() == 0
+        if number:
+            old = counts[: 2 * number].float()
+            assert (old / new - 1).abs().max() < 0.1
+
+
+def test_a_fixed_number_of_replayed_images(pairs, instant):
+    recorder = Recorder()
+    run = strategy([replay(instant, batch_size_mem=7), recorder])
+    for experience in nc_stream(pairs)[:2]:
+        recorder.batches.clear()
+        run.train(experience)
+    whole = [len(batch[0]) for batch in recorder.batches if len(batch[0]) >= 32]
+    assert set(whole) == {39}
+
+
+def test_the_first_experience_is_that_of_naive(pairs, instant, digits):
+    """Bit for bit, and so are the random states left behind."""
+    results = []
+    for plugins in ([], [replay(instant)]):
+        model = mlp()
+        run = strategy(plugins, model)
+        np.random.seed(0)  # noqa: NPY002
+        first = nc_stream(pairs)[0]
+        torch.manual_seed(3)
+        run.train(first)
+        results.append(
+            (
+                copy.deepcopy(model.state_dict()),
+                copy.deepcopy(run.optimizer.state_dict()),
+                torch.rand(3),
+                np.random.rand(),  # noqa: NPY002
+                model.training,
+                [p.grad.clone() for p in model.parameters()],
+            )
+        )
+    naive, ours = results
+    assert all(torch.equal(naive[0][key], ours[0][key]) for key in naive[0])
+    for state in naive[1]["state"]:
+        for key, value in naive[1]["state"][state].items():
+            assert torch.equal(value, ours[1]["state"][state][key])
+    assert torch.equal(naive[2], ours[2])
+    assert naive[3:5] == ours[3:5]
+    assert all(torch.equal(a, b) for a, b in zip(naive[5], ours[5], strict=True))
+
+
+@pytest.mark.parametrize("policy", ["experience", "shared"])
+def test_it_forgets_less_than_naive(pairs, quick, digits, policy):
+    scores = []
+    for plugins in ([], [replay(quick, policy=policy)]):
+        model = mlp()
+        run = strategy(plugins, model, train_epochs=8)
+        for experience in nc_stream(pairs):
+            run.train(experience)
+        scores.append(accuracy(model, digits))
+    naive, ours = scores
+    assert naive < 0.4
+    assert ours > naive + 0.2
+
+
+def test_growing_heads(pairs, instant):
+    class Growing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU())
+            self.classifier = IncrementalClassifier(32, initial_out_features=2)
+
+        def forward(self, x):
+            return self.classifier(self.features(x))
+
+    run = strategy([replay(instant)], Growing())
+    for experience in nc_stream(pairs)[:3]:
+        run.train(experience)
+    assert run.model.classifier.classifier.out_features == 6
+
+
+def test_several_heads_get_each_image_under_its_own_task(pairs, instant):
+    class Heads(MultiTaskModule):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.ReLU())
+            self.classifier = MultiHeadClassifier(32, initial_out_features=2)
+
+        def forward(self, x, task_labels):
+            return self.classifier(self.features(x), task_labels)
+
+    recorder = Recorder()
+    run = strategy([replay(instant), recorder], Heads())
+    stream = nc_stream(pairs, task_labels=True, class_ids_from_zero_in_each_exp=True)
+    for experience in stream[:3]:
+        recorder.batches.clear()
+        run.train(experience)
+    _, labels, tasks = recorder.batches[0]
+    assert set(labels.tolist()) == {0, 1}
+    assert set(tasks.tolist()) == {0, 1, 2}
+    assert run.plugins[0].classes == ((0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2))
+
+
+@pytest.mark.parametrize("size", [40, 50])  # 120 images: whole slices or not
+def test_an_online_stream_is_condensed_once_per_boundary(pairs, instant, size):
+    plugin = replay(instant)
+    run = strategy([plugin])
+    observed = []
+    for experience in nc_stream(pairs)[:2]:
+        online = split_online_stream(
+            [experience], experience_size=size, access_task_boundaries=True
+        )
+        for part in online:
+            run.train(part)
+            observed.append(plugin.memory.observed)
+    assert observed[-1] == 2
+    assert observed[len(observed) // 2 - 1] == 1
+    assert observed[0] == 0
+
+
+def test_an_online_stream_without_boundaries_is_refused(pairs, instant):
+    run = strategy([replay(instant)])
+    online = list(split_online_stream(nc_stream(pairs)[:1], experience_size=20))
+    with pytest.raises(DataError, match="access_task_boundaries=True"):
+        run.train(online[0])
+
+
+def test_images_are_condensed_from_the_evaluation_transforms(digits, quick):
+    plugin = replay(quick)
+    run = strategy([plugin])
+    for experience in image_stream(digits)[:2]:
+        run.train(experience)
+    images, labels, *_ = digits
+    generated, drawn, _ = plugin.memory.sample(200, torch.Generator())
+    # Inversion and crops would give every image a mean near that of grey.
+    real = (images[labels < 4].mean() - 0.3) / 0.4
+    assert generated.mean() == pytest.approx(float(real), abs=0.3)
+    assert generated.min() == pytest.approx((0 - 0.3) / 0.4, abs=0.1)
+    assert set(drawn.tolist()) == {0, 1, 2, 3}
+
+
+def test_loader_workers_and_augmentation(digits, instant):
+    run = strategy([replay(instant)])
+    for experience in image_stream(digits)[:2]:
+        run.train(experience, num_workers=2)
+    assert run.plugins[0].memory.observed == 2
+
+
+@pytest.fixture
+def optimisers_can_be_pickled(monkeypatch):
+    """dill cannot find torch's optimiser modules, which torch deletes on import."""
+    for name in ("sgd", "adam", "adamw"):
+        module = sys.modules[f"torch.optim.{name}"]
+        monkeypatch.setattr(torch.optim, name, module, raising=False)
+
+
+RESUME = """
+import sys, torch, warnings
+warnings.simplefilter("ignore")
+for name in ("sgd", "adam", "adamw"):
+    setattr(torch.optim, name, sys.modules["torch.optim." + name])
+from avalanche.checkpointing import maybe_load_checkpoint
+from avalanche.training.supervised import Naive
+from torch import nn
+model = nn.Linear(1, 1)
+blank = Naive(model=model, optimizer=torch.optim.Adam(model.parameters()))
+run, start = maybe_load_checkpoint(blank, {path!r})
+plugin = next(p for p in run.plugins if hasattr(p, "memory"))
+x, y, t = plugin.memory.sample(8, torch.Generator().manual_seed(0))
+print(start, plugin.nbytes, plugin.classes, repr(x.double().sum().item()))
+"""
+
+
+def test_checkpoints_resume_in_a_new_process(
+    pairs, instant, tmp_path, optimisers_can_be_pickled
+):
+    plugin = replay(instant)
+    run = strategy([plugin])
+    stream = nc_stream(pairs)
+    for experience in stream[:2]:
+        run.train(experience)
+    path = tmp_path / "checkpoint.pkl"
+    save_checkpoint(run, path)
+    done = subprocess.run(
+        [sys.executable, "-c", RESUME.format(path=str(path))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    total = plugin.memory.sample(8, torch.Generator().manual_seed(0))[0]
+    said = f"2 {plugin.nbytes} {plugin.classes} {total.double().sum().item()!r}"
+    assert done.stdout.strip().splitlines()[-1] == said
+    resumed, start = maybe_load_checkpoint(strategy([]), path)
+    resumed.train(stream[start])
+    assert resumed.plugins[0].memory.observed == 3
+
+
+def test_a_pickled_plugin_holds_generators_and_no_image(pairs, instant):
+    plugin = replay(instant)
+    run = strategy([plugin])
+    for experience in nc_stream(pairs)[:3]:
+        run.train(experience)
+    data = dill.dumps(plugin)
+    assert len(data) < 1.2 * plugin.nbytes + 5000  # the configuration
+    for image in pairs[0].tensors[0][::20]:
+        for pixels in (image, (image * 255).round().byte()):
+            assert pixels.numpy().tobytes() not in data
+            assert pixels[0, 8].numpy().tobytes() * 2 not in data
+
+
+def test_state_dict_goes_on(pairs, instant, tmp_path):
+    plugin = replay(instant)
+    run = strategy([plugin])
+    for experience in nc_stream(pairs)[:2]:
+        run.train(experience)
+    torch.save(plugin.state_dict(), tmp_path / "plugin.pt")
+    other = GenerativeReplayPlugin(preset=instant)
+    other.load_state_dict(torch.load(tmp_path / "plugin.pt", weights_only=True))
+    assert other.nbytes == plugin.nbytes
+    run = strategy([other])
+    run.train(nc_stream(pairs)[2])
+    assert len(other.classes) == 6
+    assert other.memory.budget == MEM_BYTES
+
+
+def test_the_bound_holds_after_every_experience(pairs, instant):
+    plugin = GenerativeReplayPlugin(mem_size=200, preset=instant)
+    run = strategy([plugin])
+    for experience in nc_stream(pairs):
+        run.train(experience)
+        assert 0 < plugin.nbytes <= 200 * 256
+    assert plugin.memory.budget == 200 * 256
+
+
+def test_another_replay_plugin_is_warned_about(pairs, instant):
+    run = strategy([replay(instant), ReplayPlugin(mem_size=20)])
+    with pytest.warns(UserWarning, match="ReplayPlugin .* both replay"):
+        run.train(nc_stream(pairs)[0])
+
+
+def test_alone_it_warns_of_nothing(pairs, instant):
+    with warnings.catch_warnings():
+        run = strategy([replay(instant)])
+        warnings.simplefilter("error", UserWarning)
+        run.train(nc_stream(pairs)[0])
+
+
+def test_avalanches_own_class_stays_importable_beside_ours():
+    from avalanche.training.plugins import GenerativeReplayPlugin as Theirs
+
+    assert Theirs is not GenerativeReplayPlugin
+    assert not issubclass(GenerativeReplayPlugin, Theirs)
+    assert CondensedReplayPlugin is GenerativeReplayPlugin
+
+
+def test_one_line_says_what_was_condensed(pairs, instant, tmp_path):
+    with open(tmp_path / "log.txt", "w+") as file:
+        evaluator = EvaluationPlugin(accuracy_metrics(), loggers=[TextLogger(file)])
+        run = strategy([replay(instant)], evaluator=evaluator)
+        for experience in nc_stream(pairs)[:2]:
+            run.train(experience)
+        file.seek(0)
+        lines = [line for line in file if line.startswith("condensed ")]
+    assert len(lines) == 2
+    assert lines[0].startswith("condensed 2 classes into ")
+
+
+def test_nothing_is_shown_on_stderr(pairs, instant, capfd):
+    strategy([replay(instant)]).train(nc_stream(pairs)[0])
+    assert "pretrain" not in capfd.readouterr().err
+
+
+def test_bad_sizes_are_refused():
+    for options in (
+        {"mem_size": 0},
+        {"mem_size": 2.5},
+        {"mem_bytes": -1},
+        {"batch_size_mem": 0},
+        {"expected_experiences": 0},
+    ):
+        with pytest.raises(ConfigError, match="positive whole number"):
+            GenerativeReplayPlugin(**options)
+    with pytest.raises(ConfigError, match="policy"):
+        GenerativeReplayPlugin(policy="none")
+    with pytest.raises(ConfigError, match="unknown preset"):
+        GenerativeReplayPlugin(preset="replai")
+
+
+def test_vectors_are_refused(pairs, instant):
+    train, _ = pairs
+    flat = type(train)(train.tensors[0].flatten(1), train.tensors[1])
+    stream = nc_benchmark(flat, flat, n_experiences=5, task_labels=False).train_stream
+    with pytest.raises(DataError, match="no images"):
+        strategy([replay(instant)]).train(stream[0])
+
+
+def test_samples_without_labels_are_refused(instant):
+    from avalanche_plugin.experiences import read_experience
+
+    class Unlabelled(torch.utils.data.Dataset):
+        def eval(self):
+            return self
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return torch.rand(1, 8, 8)
+
+    with pytest.raises(DataError, match="no labels"):
+        read_experience(Unlabelled())
