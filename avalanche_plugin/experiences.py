@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from condense_core import DataError
 
+NO_LABELS = "the samples of an experience have no labels: replay needs (x, y)"
 _READ_BATCH = 256
 
 
@@ -38,6 +39,21 @@ class Boundaries:
             DataError: An online stream without task boundaries: there is no moment at
                 which an experience is complete.
         """
+        origin = self.origin(experience)
+        if origin is experience:
+            return experience
+        self._slices = 1 if experience.is_first_subexp else self._slices + 1
+        last = self._slices == experience.sub_stream_length
+        if last or experience.is_last_subexp:
+            return origin
+        return None
+
+    def origin(self, experience: Any) -> Any:
+        """The experience that an online slice belongs to, or the experience itself.
+
+        Raises:
+            DataError: As `completed`.
+        """
         if not isinstance(experience, OnlineCLExperience):
             return experience
         if not experience.access_task_boundaries:
@@ -45,11 +61,7 @@ class Boundaries:
                 "an online stream without task boundaries cannot be condensed once per "
                 "experience: split it with access_task_boundaries=True"
             )
-        self._slices = 1 if experience.is_first_subexp else self._slices + 1
-        last = self._slices == experience.sub_stream_length
-        if last or experience.is_last_subexp:
-            return experience.origin_experience
-        return None
+        return experience.origin_experience
 
 
 def expected_experiences(experience: Any) -> int | None:
@@ -59,6 +71,27 @@ def expected_experiences(experience: Any) -> int | None:
         return len(stream)  # type: ignore[arg-type]
     except TypeError:  # no stream, or one that is generated as it goes
         return None
+
+
+def image_shape(dataset: Any) -> tuple[int, int, int]:
+    """(C, H, W) of a data set's first sample under the evaluation transforms.
+
+    Raises:
+        DataError: It is empty, or its samples are no labelled images.
+    """
+    if len(dataset) == 0:
+        raise DataError("an experience without samples: skip it")
+    sample = dataset.eval()[0]
+    if not isinstance(sample, list | tuple) or len(sample) < 2:
+        raise DataError(NO_LABELS)
+    shape = tuple(getattr(sample[0], "shape", ()))
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise DataError(
+            f"samples of shape {shape} are no images: replay by condensation needs "
+            "(C, H, W) with 1 or 3 channels; end the evaluation transforms with "
+            "ToTensor, and flatten inside the model"
+        )
+    return shape
 
 
 def read_experience(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,9 +117,7 @@ def read_experience(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
     try:
         for batch in loader:
             if not isinstance(batch, list | tuple) or len(batch) < 2:
-                raise DataError(
-                    "the samples of an experience have no labels: replay needs (x, y)"
-                )
+                raise DataError(NO_LABELS)
             images, labels = batch[0], torch.as_tensor(batch[1])
             tasks = batch[2] if len(batch) > 2 else torch.zeros_like(labels)
             for column, values in zip(columns, (images, labels, tasks), strict=True):

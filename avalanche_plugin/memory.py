@@ -153,6 +153,21 @@ class GeneratorMemory:
         """(label, task) of every class seen so far, in the order they came."""
         return tuple(dict.fromkeys(key for slot in self.slots for key in slot.keys))
 
+    def require(
+        self,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        *,
+        expected: int | None = None,
+    ) -> None:
+        """Check that the next experience will fit, before anything is trained.
+
+        Raises:
+            BudgetError: The budget is too small; says the minimum.
+        """
+        keys = tuple((label, 0) for label in range(classes))
+        self._fitted(image_shape, keys, self._share_for(len(self.slots) + 1, expected))
+
     def observe(
         self,
         images: Tensor,
@@ -179,11 +194,10 @@ class GeneratorMemory:
         started = time.monotonic()
         data, keys, values = as_image_data(images, labels, tasks)
         kept: list[Slot] = []
+        share = self._share_for(len(self.slots) + 1, expected)
         if self.policy == "shared":
-            share = self.budget
             data, keys, values = self._with_old_classes(data, keys, values)
         else:
-            share = self._share_for(len(self.slots) + 1, expected)
             kept = [self._within(index, share) for index in range(len(self.slots))]
         new = self._condense(data, keys, values, share)
         self.slots, self._decoded = [*kept, new], []
@@ -269,6 +283,8 @@ class GeneratorMemory:
 
     def _share_for(self, slots: int, expected: int | None) -> int:
         """Bytes of one generator when there are to be ``slots`` of them."""
+        if self.policy == "shared":
+            return self.budget
         share = self._share or self.budget
         if expected is not None and expected >= slots:
             return min(share, self.budget // expected)
@@ -320,11 +336,21 @@ class GeneratorMemory:
     def _condense(
         self, data: ImageData, keys: tuple[Key, ...], values: ValueRange, share: int
     ) -> Slot:
+        config = self._fitted(data.image_shape, keys, share)
+        condensed = condense(data, config, device=self.device, progress=False)
+        slot = Slot.pack(condensed, keys, values)
+        assert slot.nbytes <= share, (slot.nbytes, share)
+        return slot
+
+    def _fitted(
+        self, image_shape: tuple[int, int, int], keys: tuple[Key, ...], share: int
+    ) -> CondenseConfig:
+        """The configuration with the sizes that fit a share of the budget."""
         seed = derive_seed(self.seed, "memory", self.observed)
         try:
-            config = fit(
+            return fit(
                 replace(self.config, seed=seed),
-                image_shape=data.image_shape,
+                image_shape=image_shape,
                 keys=keys,
                 budget=share,
             )
@@ -332,15 +358,11 @@ class GeneratorMemory:
             raise BudgetError(
                 f"a memory of {self.budget} bytes leaves {share} for a generator, and "
                 f"the smallest of {len(keys)} classes of "
-                f"{'x'.join(map(str, data.image_shape))} images has {error.minimum}: "
-                f"give the memory at least {error.minimum * self.budget // share + 1} "
-                "bytes, or share one generator (policy='shared')",
+                f"{'x'.join(map(str, image_shape))} images has {error.minimum}: give "
+                f"the memory at least {error.minimum * self.budget // share + 1} bytes"
+                ", or share one generator (policy='shared')",
                 minimum=error.minimum,
             ) from error
-        condensed = condense(data, config, device=self.device, progress=False)
-        slot = Slot.pack(condensed, keys, values)
-        assert slot.nbytes <= share, (slot.nbytes, share)
-        return slot
 
     def _generators(self) -> list[CondensedDataset]:
         """Working copies of the stored generators."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from avalanche_plugin.experiences import (
     Boundaries,
     expected_experiences,
+    image_shape,
     isolated_randomness,
     read_experience,
     warn_of_other_replay,
@@ -66,9 +67,9 @@ class GenerativeReplayPlugin(
     :param device: where images are condensed and generated; None is the strategy's.
     :param seed: of every draw.
 
-    Raises ``ConfigError`` for a size that is not a positive whole number, and at the
-    end of an experience ``BudgetError`` for a budget below the smallest generator of
-    such images and ``DataError`` for samples that are no labelled images.
+    Raises ``ConfigError`` for a size that is not a positive whole number; and, before
+    the first experience is trained on, ``BudgetError`` for a budget below the smallest
+    generator of such images and ``DataError`` for samples that are no labelled images.
     """
 
     def __init__(
@@ -128,6 +129,22 @@ class GenerativeReplayPlugin(
         if not self.memory.classes:
             warn_of_other_replay(strategy.plugins, self)
 
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        """Set the budget with the first experience, and refuse one that is too small.
+
+        Now and not when the experience has been trained on.
+        """
+        if self._given or self.memory.classes:
+            return
+        experience = self._boundaries.origin(strategy.experience)
+        with isolated_randomness():
+            shape = image_shape(experience.dataset)
+        budget = self.mem_bytes or self.mem_size * math.prod(shape)
+        memory = self._build_memory(budget, self.device or strategy.device)
+        classes = len(set(experience.dataset.targets.uniques))
+        memory.require(shape, classes, expected=self._expected(experience))
+        self.memory = memory
+
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Join generated images of the classes seen so far to the minibatch."""
         if not self.memory.classes:
@@ -152,12 +169,8 @@ class GenerativeReplayPlugin(
             return
         with isolated_randomness(), torch.enable_grad():
             images, labels, tasks = read_experience(experience.dataset)
-            self._prepare_memory(strategy, images)
             line = self.memory.observe(
-                images,
-                labels,
-                tasks,
-                expected=self.expected_experiences or expected_experiences(experience),
+                images, labels, tasks, expected=self._expected(experience)
             )
         _LOG.info(line)
         for logger in strategy.evaluator.loggers:
@@ -185,12 +198,8 @@ class GenerativeReplayPlugin(
         old = len(self.memory.classes)
         return math.ceil(len(labels) / own * old)
 
-    def _prepare_memory(self, strategy: Any, images_NCHW: Tensor) -> None:
-        """Give the first memory its budget and device."""
-        if self._given or self.memory.classes:
-            return
-        budget = self.mem_bytes or self.mem_size * math.prod(images_NCHW.shape[1:])
-        self.memory = self._build_memory(budget, self.device or strategy.device)
+    def _expected(self, experience: Any) -> int | None:
+        return self.expected_experiences or expected_experiences(experience)
 
     def _build_memory(self, budget: int, device: str | torch.device) -> GeneratorMemory:
         return GeneratorMemory(

@@ -18,7 +18,11 @@ from avalanche.models.dynamic_modules import MultiTaskModule
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 from torch import nn
 
-from avalanche_plugin import CondensedReplayPlugin, GenerativeReplayPlugin
+from avalanche_plugin import (
+    BudgetError,
+    CondensedReplayPlugin,
+    GenerativeReplayPlugin,
+)
 from condense_core.errors import ConfigError, DataError
 from tests.avalanche_plugin.streams import (
     MEM_BYTES,
@@ -370,3 +374,17 @@ def test_samples_without_labels_are_refused(instant):
 
     with pytest.raises(DataError, match="no labels"):
         read_experience(Unlabelled())
+
+
+def test_too_small_a_budget_is_refused_before_training(pairs, instant):
+    plugin = GenerativeReplayPlugin(mem_bytes=5_000, preset=instant)
+    recorder = Recorder()
+    run = strategy([plugin, recorder])
+    with pytest.raises(BudgetError, match="give the memory at least") as caught:
+        run.train(nc_stream(pairs)[0])
+    assert not recorder.batches
+    enough = int(str(caught.value).split("at least ")[1].split()[0])
+    run = strategy([GenerativeReplayPlugin(mem_bytes=enough, preset=instant)])
+    for experience in nc_stream(pairs):
+        run.train(experience)
+        assert run.plugins[0].nbytes <= enough

@@ -1,0 +1,144 @@
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from condense_core.config import PretrainConfig
+from condense_core.data import ClassSampler, as_image_data, to_unit
+from condense_core.runlog import RunLog
+from condense_core.seeding import seeded_initialisation
+from condense_core.synthesiser import SynthesiserSpec, build_synthesiser
+from condense_core.variational import (
+    Encoder,
+    gaussian_divergence,
+    train_variationally,
+)
+
+
+def build(device="cpu", **sizes):
+    spec = SynthesiserSpec(
+        **{
+            "kind": "generator",
+            "image_shape": (1, 8, 8),
+            "num_classes": 3,
+            "images_per_class": 16,
+            "latent_dim": 4,
+            "embedding_dim": 3,
+            "projected_dim": 4,
+            "channels": 8,
+            "code_map": "per_class",
+            **sizes,
+        }
+    )
+    with seeded_initialisation(0, "test"):
+        synthesiser = build_synthesiser(spec)
+    synthesiser.class_embedding.copy_(torch.eye(3))
+    return synthesiser.to(device)
+
+
+def train(synthesiser, sampler, **options):
+    config = PretrainConfig(
+        **{
+            "method": "variational",
+            "steps": 150,
+            "batch_size": 16,
+            "learning_rate": 3e-3,
+            **options,
+        }
+    )
+    with RunLog(None, total=config.steps, description="test", progress=False) as log:
+        train_variationally(synthesiser, sampler, config, seed=0, log=log)
+    return synthesiser
+
+
+@pytest.fixture
+def sampler(tiny_images, device):
+    return ClassSampler(as_image_data(tiny_images), device)
+
+
+def test_divergence_is_that_of_torch():
+    mean, log_variance = torch.randn(2, 5, 4, generator=torch.Generator()).unbind(0)
+    prior = Normal(torch.zeros(4), torch.ones(4))
+    expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), prior).sum(1)
+    assert torch.allclose(gaussian_divergence(mean, log_variance), expected)
+
+
+def test_divergence_of_the_prior_from_itself_is_zero():
+    assert gaussian_divergence(torch.zeros(3, 4), torch.zeros(3, 4)).eq(0).all()
+
+
+def test_the_encoder_sees_image_and_class():
+    with seeded_initialisation(0, "test"):
+        encoder = Encoder((1, 8, 8), 3, 4)
+    images, labels = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
+    mean, log_variance = encoder(images, labels)
+    assert mean.shape == log_variance.shape == (2, 4)
+    assert not torch.equal(encoder(images, labels.flip(0))[0], mean)
+
+
+def test_fresh_codes_make_images_of_their_class(sampler, device):
+    synthesiser = train(build(device), sampler)
+    synthesiser.recalibrate(max_batch=256)
+    synthesiser.eval()
+    codes = torch.randn(60, 4, generator=torch.Generator().manual_seed(1)).to(device)
+    labels = torch.arange(60, device=device) % 3
+    with torch.no_grad():
+        images = synthesiser.generate(codes, labels).flatten(1)
+    means = torch.stack(
+        [to_unit(sampler.all_of(c)).mean(0).flatten() for c in range(3)]
+    )
+    assert (torch.cdist(images, means).argmin(dim=1) == labels).float().mean() > 0.95
+
+
+def test_the_code_map_is_the_moments_of_the_coded_images(sampler, device, monkeypatch):
+    """With an encoder of known output, mean and covariance are known."""
+    synthesiser = build(device)
+    scale = torch.tensor([1.0, 2.0, 0.5, 0.0], device=device)
+
+    def forward(self, images, labels):
+        grey = images.mean(dim=(1, 2, 3)).unsqueeze(1)
+        return grey * scale + labels.unsqueeze(1), torch.full_like(grey * scale, -2.0)
+
+    from condense_core import variational
+
+    with seeded_initialisation(0, "test"):
+        encoder = Encoder((1, 8, 8), 3, 4)
+    monkeypatch.setattr(Encoder, "forward", forward)
+    variational._measure_code_map(synthesiser, encoder, sampler)
+    for label in range(3):
+        grey = to_unit(sampler.all_of(label)).mean(dim=(1, 2, 3))
+        codes = grey[:, None] * scale + label
+        assert torch.allclose(synthesiser.code_mean[label], codes.mean(0), atol=1e-5)
+        noise = torch.diag(torch.full((4,), torch.tensor(-2.0).exp() + 1e-4))
+        covariance = torch.cov(codes.T, correction=0) + noise.to(device)
+        factor = synthesiser.code_factor[label]
+        assert torch.allclose(factor @ factor.T, covariance, atol=1e-5)
+        assert torch.equal(factor, factor.tril())
+
+
+def test_the_codebook_has_the_moments_fresh_codes_are_drawn_with(sampler):
+    codes = train(build(), sampler, steps=1).codebook.codes
+    assert torch.allclose(codes.mean(dim=0), torch.zeros(4), atol=1e-6)
+    assert torch.allclose(codes.std(dim=0, unbiased=False), torch.ones(4), atol=1e-5)
+
+
+def test_a_class_of_one_image_and_one_code(tiny_images):
+    images, labels = tiny_images
+    few = as_image_data((images[9:21], labels[9:21]))  # 1, 10 and 1 images
+    synthesiser = train(build(images_per_class=1), ClassSampler(few, "cpu"), steps=2)
+    assert torch.isfinite(synthesiser.code_factor).all()
+
+
+def test_a_shared_map_has_nothing_to_store(sampler):
+    synthesiser = train(build(code_map="shared"), sampler, steps=1)
+    assert not any("code_" in name for name in synthesiser.state_dict())
+
+
+def test_the_identity_map_changes_nothing():
+    with_map, without = build(), build(code_map="shared")
+    ids = torch.arange(3), torch.arange(16)
+    assert torch.equal(with_map.eval()(*ids), without.eval()(*ids))
+
+
+def test_same_seed_same_weights_and_no_global_draw(sampler, untouched_global_rng):
+    one, two = (train(build(), sampler, steps=3).state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
