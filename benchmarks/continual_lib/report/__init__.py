@@ -1,0 +1,1 @@
+"""Table and plot of the results; needs neither torch nor Avalanche."""
