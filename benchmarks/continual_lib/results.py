@@ -21,7 +21,7 @@ class Config:
     batch_size: int = 128
     lr: float = 1e-3
     limit: int | None = None  # training images a class, for quick tests
-    vae_steps: int = 1000
+    vae_steps: int = 2000
     vae_latent: int = 8
 
 

@@ -39,7 +39,7 @@ class VaeDecoderMemory(ExperienceMemory):
         *,
         mem_bytes: int,
         seed: int = 0,
-        steps: int = 1000,
+        steps: int = 2000,
         batch_size: int = 128,
         lr: float = 3e-3,
         latent_dim: int = 8,
@@ -97,7 +97,7 @@ class VaeDecoderMemory(ExperienceMemory):
         self, encoder: nn.Module, decoder: nn.Module, images: Tensor, classes: Tensor
     ) -> None:
         device, generator = images.device, self._generator("train")
-        encoder.to(device), decoder.to(device)
+        encoder.to(device), decoder.to(device, memory_format=torch.channels_last)
         parameters = [*encoder.parameters(), *decoder.parameters()]
         optimiser = torch.optim.Adam(parameters, lr=self.lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
