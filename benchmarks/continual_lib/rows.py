@@ -88,6 +88,10 @@ ROWS = {
         "one condensed set, condensed anew after each experience",
         "**ours**, one shared set",
     ),
+    "ours-refined": Row(
+        "ours-experience, then 150 updates of the paper's losses an experience",
+        "**ours**, refined by the paper's losses",
+    ),
     "ours-fixed": Row(
         "ours-experience, replaying fixed codes", "**ours**, fixed codes"
     ),

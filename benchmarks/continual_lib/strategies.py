@@ -230,5 +230,6 @@ BUILDERS: dict[str, Callable[[Job], Learner]] = {
     "jpeg": partial(_control, kind=JpegExemplarMemory),
     "ours-experience": partial(_ours, policy="experience"),
     "ours-shared": partial(_ours, policy="shared"),
+    "ours-refined": partial(_ours, preset="replay-refined"),
     "ours-fixed": partial(_ours, policy="experience", replay="fixed"),
 }
