@@ -116,8 +116,9 @@ class PretrainConfig:
 
     method: Literal["reconstruction", "adversarial", "none"] = "reconstruction"
     """``adversarial`` is the paper's; ``reconstruction`` fits ``targets``."""
-    targets: Literal["centres", "images"] = "centres"
-    """K cluster centres of each class (nobody's image) or K real images."""
+    targets: Literal["centres", "medoids", "images"] = "centres"
+    """K cluster centres of each class (nobody's image), the real images nearest to K
+    cluster centres in the teacher's features, or K random real images."""
     steps: int = 1000
     """Generator updates."""
     learning_rate: float = 2e-3
@@ -146,6 +147,9 @@ class LossConfig:
     """L_intra, Eq. 3."""
     inter: float = 0.1
     """L_inter, Eq. 4."""
+    gradient: float = 0.0
+    """Distance of the gradients of real and synthetic images in phi's weights; not in
+    the paper."""
     unrolled: float = 0.0
     """Loss on real images of a student trained on the synthetic ones; not in the
     paper."""
@@ -192,6 +196,7 @@ LOSS_TERMS = (
     "matching",
     "intra",
     "inter",
+    "gradient",
     "unrolled",
 )
 

@@ -255,7 +255,12 @@ def _teacher(
     config: CondenseConfig,
 ) -> FeatureNetwork | None:
     """The network trained on the real data, if anything needs one."""
-    if config.format.embedding != "class_mean" and not config.loss.soft_labels:
+    needed = (
+        config.format.embedding == "class_mean"
+        or config.loss.soft_labels
+        or config.pretrain.targets == "medoids"
+    )
+    if not needed:
         return None
     device = data.images.device
     teacher = build_network(
@@ -318,6 +323,7 @@ def _starting_point(
             sampler,
             statistics,
             config.pretrain,
+            extractor=teacher,
             seed=config.seed,
             log=log,
         )
