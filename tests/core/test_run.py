@@ -404,6 +404,7 @@ def test_a_run_killed_again_and_again_ends_as_the_whole_one(
         ["loss.soft_labels=true", "loss.adversarial_space=pixel"],
         ["format.codes=truncated", "loop.reuse_association=false"],
         ["pretrain.method=adversarial", "loss.classifier=auxiliary"],
+        ["loss.gradient=1", "pretrain.targets=medoids"],
     ],
     ids=lambda overrides: overrides[0],
 )
