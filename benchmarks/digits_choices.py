@@ -26,11 +26,13 @@ ROWS: dict[str, list[str]] = {
     "optimiser: Adam": ["optimiser.name=adam"],
     "optimiser: SGD (paper)": ["optimiser.name=sgd"],
     "start: real images": ["pretrain.targets=images"],
+    "start: medoids": ["pretrain.targets=medoids"],
     "start: adversarial (paper)": ["pretrain.method=adversarial"],
     "start: none": ["pretrain.method=none"],
     "objective: the paper's five losses": PAPER_LOSSES,
     "... and SGD": [*PAPER_LOSSES, "optimiser.name=sgd"],
     "objective: per-sample matching": [*PAPER_LOSSES, "loss.matching_mode=per_sample"],
+    "objective: gradient matching": [*PAPER_LOSSES, "loss.gradient=1"],
     "students scored by cross entropy": ["unrolled.outer_loss=cross_entropy"],
     "format: pixels": ["format.kind=pixels"],
 }

@@ -123,8 +123,9 @@ class PretrainConfig:
     )
     """``adversarial`` is the paper's; ``reconstruction`` fits ``targets``;
     ``variational`` makes G the decoder of the whole data set, for fresh codes."""
-    targets: Literal["centres", "images"] = "centres"
-    """K cluster centres of each class (nobody's image) or K real images."""
+    targets: Literal["centres", "medoids", "images"] = "centres"
+    """K cluster centres of each class (nobody's image), the real images nearest to K
+    cluster centres in the teacher's features, or K random real images."""
     steps: int = 1000
     """Generator updates."""
     learning_rate: float = 2e-3
@@ -157,6 +158,9 @@ class LossConfig:
     """L_intra, Eq. 3."""
     inter: float = 0.1
     """L_inter, Eq. 4."""
+    gradient: float = 0.0
+    """Distance of the gradients of real and synthetic images in phi's weights; not in
+    the paper."""
     unrolled: float = 0.0
     """Loss on real images of a student trained on the synthetic ones; not in the
     paper."""
@@ -203,6 +207,7 @@ LOSS_TERMS = (
     "matching",
     "intra",
     "inter",
+    "gradient",
     "unrolled",
 )
 

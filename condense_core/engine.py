@@ -215,6 +215,7 @@ class LoopState:
             augment=self.augment,
             teacher=teacher,
             temperature=self.config.loss.soft_temperature,
+            with_gradients=self.config.loss.gradient > 0,
             generator=draw,
         )
         if self.config.format.embedding == "online":

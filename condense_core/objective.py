@@ -20,6 +20,10 @@ from condense_core.discriminator import FeatureDiscriminator
 from condense_core.errors import ConfigError
 from condense_core.losses import adversarial
 from condense_core.losses.classification import classification_loss
+from condense_core.losses.gradient_matching import (
+    class_gradients,
+    gradient_matching_loss,
+)
 from condense_core.losses.inter_class import inter_class_loss
 from condense_core.losses.intra_class import intra_class_loss
 from condense_core.losses.matching import matching_loss
@@ -40,6 +44,8 @@ class Association:
         layer_means: For each layer of phi, the class means (Y, ...).
         features_YnD: Pooled last-layer features.
         soft_labels: (Y, all classes) mean label of the teacher, or None.
+        gradients: For each weight of phi, the gradients (Y, O, I) of the classes, or
+            None if gradients are not matched.
     """
 
     class_ids_Y: Tensor
@@ -48,6 +54,7 @@ class Association:
     layer_means: list[Tensor]
     features_YnD: Tensor
     soft_labels: Tensor | None
+    gradients: list[Tensor] | None
 
     @property
     def class_means_YD(self) -> Tensor:
@@ -66,6 +73,7 @@ def sample_association(
     augment: SiameseAugment,
     teacher: FeatureNetwork | None,
     temperature: float,
+    with_gradients: bool,
     generator: torch.Generator,
 ) -> Association:
     """Sample ``size`` real images of each class and pass them through phi.
@@ -79,6 +87,7 @@ def sample_association(
         augment: Siamese augmentation; drawn here, applied to both sides.
         teacher: Source of soft labels, or None for hard labels.
         temperature: Softens the teacher's labels.
+        with_gradients: Whether the gradients of phi are wanted too.
         generator: Of every draw.
     """
     images = sampler.sample(size, generator, class_ids_Y).flatten(0, 1)
@@ -90,6 +99,9 @@ def sample_association(
     augmentation = augment.draw(1, generator, images.device)
     images = augment.apply(images, augmentation)
     layers = network.layer_features(images)
+    gradients = (
+        class_gradients(network, images, class_ids_Y) if with_gradients else None
+    )
     return Association(
         class_ids_Y=class_ids_Y,
         augmentation=augmentation,
@@ -97,6 +109,7 @@ def sample_association(
         layer_means=[layer.unflatten(0, (-1, size)).mean(dim=1) for layer in layers],
         features_YnD=network.embed(layers[-1]).unflatten(0, (-1, size)),
         soft_labels=soft_labels,
+        gradients=gradients,
     )
 
 
@@ -179,6 +192,14 @@ def feature_terms(
         real = association.class_means_YD if config.margin_relative else None
         terms["inter"] = inter_class_loss(
             features_YKD, margin=config.margin, real_means_YD=real
+        )
+    if config.gradient:
+        assert association.gradients is not None
+        terms["gradient"] = gradient_matching_loss(
+            class_gradients(
+                network, images, association.class_ids_Y, create_graph=True
+            ),
+            association.gradients,
         )
     return terms, judged, features
 

@@ -4,9 +4,16 @@ The paper pre-trains G adversarially on the task's data. `fit_targets` is the
 generator's equal of the real-image start that every pixel method uses: G and Z are
 fitted so that G(z_k, c_y) reproduces K given images of class y. Cluster centres are
 the default targets: nobody's image, and near the class means that matching aims at.
+Medoids are the real images nearest to the centres of clusters in the feature space of
+a trained network: representative images, which on their own are a far better set than
+random ones (the clusters of DREAM, Liu et al. 2023, as a start).
 
-Shape legend: Y classes, K codes, B batch, C H W image, P pixels.
+Shape legend: Y classes, K codes, B batch, N images of a class, C H W image, P pixels or
+features.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +35,16 @@ from condense_core.variational import train_variationally
 
 CLUSTER_IMAGES = 5000  # of each class, at most: centres of more differ by noise
 CLUSTER_ITERATIONS = 20
+FEATURE_BATCH = 512
 ADAM_BETAS = (0.0, 0.9)  # of GAN training, as in SAGAN and DiM
 R1_WEIGHT = 1.0
+
+Embed = Callable[[Tensor], Tensor]  # images (N, C, H, W) in [0, 1] to vectors (N, P)
+
+
+def pixel_space(images_NCHW: Tensor) -> Tensor:
+    """Images as vectors: (N, P)."""
+    return images_NCHW.flatten(1)
 
 
 def pretrain(
@@ -38,6 +53,7 @@ def pretrain(
     statistics: PixelStatistics,
     config: PretrainConfig,
     *,
+    extractor: FeatureNetwork | None = None,
     seed: int,
     log: RunLog,
 ) -> None:
@@ -48,6 +64,7 @@ def pretrain(
         sampler: The real images.
         statistics: Their normalisation.
         config: Method and length.
+        extractor: Network whose features ``medoids`` are chosen in; None for pixels.
         seed: Of every draw.
         log: Shows progress.
     """
@@ -62,8 +79,11 @@ def pretrain(
         train_variationally(synthesiser, sampler, config, seed=seed, log=log)
         return
     images_per_class = synthesiser.spec.images_per_class
+    embed: Embed = pixel_space
+    if extractor is not None:
+        embed = partial(spatial_features, extractor, statistics)
     targets = reconstruction_targets(
-        sampler, images_per_class, kind=config.targets, seed=seed
+        sampler, images_per_class, kind=config.targets, seed=seed, embed=embed
     )
     if isinstance(synthesiser, PixelSynthesiser):
         synthesiser.set_images(targets)
@@ -72,16 +92,23 @@ def pretrain(
 
 
 def reconstruction_targets(
-    sampler: ClassSampler, images_per_class: int, *, kind: str, seed: int
+    sampler: ClassSampler,
+    images_per_class: int,
+    *,
+    kind: str,
+    seed: int,
+    embed: Embed = pixel_space,
 ) -> Tensor:
     """K images of each class to start from: (Y, K, C, H, W) in [0, 1].
 
     Args:
         sampler: The real images.
-        images_per_class: K. A class with fewer images repeats some (``images``), or
-            some of its centres coincide (``centres``).
-        kind: ``images`` for random real images, ``centres`` for cluster centres.
+        images_per_class: K. A class with fewer images repeats some (``images``,
+            ``medoids``), or some of its centres coincide (``centres``).
+        kind: ``images`` for random real images, ``centres`` for cluster centres,
+            ``medoids`` for the real images nearest to cluster centres.
         seed: Of the choice.
+        embed: Space that ``medoids`` are chosen in.
     """
     targets = []
     for label in range(len(sampler.counts)):
@@ -92,10 +119,27 @@ def reconstruction_targets(
             pick = order[torch.arange(images_per_class) % len(order)]
             targets.append(to_unit(images[pick]))
             continue
-        points = to_unit(images[order[:CLUSTER_IMAGES]]).flatten(1)
+        chosen = to_unit(images[order[:CLUSTER_IMAGES]])
+        points = chosen.flatten(1) if kind == "centres" else embed(chosen)
         centres = cluster_centres(points, images_per_class, generator=generator)
-        targets.append(centres.unflatten(1, images.shape[1:]))
+        if kind == "centres":
+            targets.append(centres.unflatten(1, images.shape[1:]))
+        else:
+            targets.append(chosen[torch.cdist(centres, points).argmin(dim=1)])
     return torch.stack(targets)
+
+
+@torch.no_grad()
+def spatial_features(
+    network: FeatureNetwork, statistics: PixelStatistics, images_NCHW: Tensor
+) -> Tensor:
+    """Last-layer features before pooling, flattened: (N, P)."""
+    return torch.cat(
+        [
+            network.layer_features(statistics.normalise(part))[-1].flatten(1)
+            for part in images_NCHW.split(FEATURE_BATCH)
+        ]
+    )
 
 
 def cluster_centres(

@@ -271,7 +271,12 @@ def _teacher(
     progress: bool,
 ) -> FeatureNetwork | None:
     """The network trained on the real data, if anything needs one."""
-    if config.format.embedding != "class_mean" and not config.loss.soft_labels:
+    needed = (
+        config.format.embedding == "class_mean"
+        or config.loss.soft_labels
+        or config.pretrain.targets == "medoids"
+    )
+    if not needed:
         return None
     device = data.images.device
     teacher = build_network(
@@ -335,6 +340,7 @@ def _starting_point(
             sampler,
             statistics,
             config.pretrain,
+            extractor=teacher,
             seed=config.seed,
             log=log,
         )

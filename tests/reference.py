@@ -113,3 +113,17 @@ def inter_class(features, *, margin, real_means=None):
         margin *= _mean(_distance(a, b) for a, b in permutations(real, 2))
     centres = [_centre(images) for images in _rows(features)]
     return _mean(max(margin - _distance(a, b), 0) for a, b in permutations(centres, 2))
+
+
+def gradient_matching(synthetic_layers, real_layers):
+    """1 - cosine of every output's gradient (Eq. 5 and 6 of Zhao et al. 2021).
+
+    Summed over layers, averaged over classes and outputs.
+    """
+    total = 0.0
+    for synthetic, real in zip(synthetic_layers, real_layers, strict=True):
+        pairs = zip(
+            _rows(synthetic.flatten(0, 1)), _rows(real.flatten(0, 1)), strict=True
+        )
+        total += _mean(1 - _dot(_unit(a), _unit(b)) for a, b in pairs)
+    return total

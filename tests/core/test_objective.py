@@ -12,6 +12,10 @@ from condense_core.discriminator import FeatureDiscriminator
 from condense_core.errors import ConfigError
 from condense_core.losses.adversarial import discriminator_loss, generator_loss
 from condense_core.losses.classification import classification_loss
+from condense_core.losses.gradient_matching import (
+    class_gradients,
+    gradient_matching_loss,
+)
 from condense_core.losses.inter_class import inter_class_loss
 from condense_core.losses.intra_class import intra_class_loss
 from condense_core.losses.matching import matching_loss
@@ -77,7 +81,7 @@ class Step:
         self.teacher = network(seed=7).to(device) if soft else None
         self.association = self.associate()
 
-    def associate(self, seed=0):
+    def associate(self, seed=0, with_gradients=False):
         return sample_association(
             self.sampler,
             self.class_ids,
@@ -87,6 +91,7 @@ class Step:
             augment=self.augment,
             teacher=self.teacher,
             temperature=2.0,
+            with_gradients=with_gradients,
             generator=torch.Generator().manual_seed(seed),
         )
 
@@ -337,6 +342,24 @@ def test_soft_labels_are_the_teachers_mean_for_the_class(tiny_images, device):
     close(terms["classification"], classification_loss(logits, soft))
     hard = Step(tiny_images, device).terms(only("classification"))[0]
     assert not torch.isclose(terms["classification"], hard["classification"])
+
+
+def test_gradients_are_matched_in_phi_on_the_augmented_images(tiny_images, device):
+    step = Step(tiny_images, device, augment="color")
+    assert step.association.gradients is None
+    step.association = association = step.associate(with_gradients=True)
+    real = class_gradients(step.network, association.images, step.class_ids)
+    for layer, expected in zip(association.gradients, real, strict=True):
+        close(layer, expected)
+        assert not layer.requires_grad
+    terms, _, _ = step.terms(only(gradient=1.0))
+    assert set(terms) == {"gradient"}
+    images = step.augment.apply(step.images.flatten(0, 1), association.augmentation)
+    synthetic = class_gradients(step.network, images, step.class_ids)
+    close(terms["gradient"], gradient_matching_loss(synthetic, real))
+    (slope,) = torch.autograd.grad(terms["gradient"], step.images)
+    assert slope.isfinite().all()
+    assert slope.abs().sum() > 0
 
 
 def test_teacher_does_not_change_which_images_are_drawn(tiny_images, device):

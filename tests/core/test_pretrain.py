@@ -6,12 +6,14 @@ from torch.nn import functional as F
 
 from condense_core.config import PretrainConfig
 from condense_core.data import ClassSampler, as_image_data, to_unit
+from condense_core.networks import build_network
 from condense_core.pretrain import (
     ImageDiscriminator,
     cluster_centres,
     fit_targets,
     pretrain,
     reconstruction_targets,
+    spatial_features,
     subset,
     train_adversarially,
 )
@@ -123,7 +125,7 @@ def test_equal_points_give_equal_centres(generator):
 
 
 @pytest.mark.parametrize("count", [1, 4, 25])
-@pytest.mark.parametrize("kind", ["centres", "images"])
+@pytest.mark.parametrize("kind", ["centres", "medoids", "images"])
 def test_targets_are_images_of_their_class_even_if_it_has_fewer(
     kind, count, sampler, data
 ):
@@ -143,6 +145,34 @@ def test_image_targets_are_distinct_real_images_until_all_are_used(sampler, data
         distance = torch.cdist(targets[label].flatten(1), real)
         assert torch.equal(distance.argmin(dim=1).sort().values, torch.arange(10))
         assert distance.amin(dim=1).max() < 1e-3
+
+
+def test_medoids_are_the_real_images_nearest_to_centres_in_the_space_given(sampler):
+    def columns(images):
+        return images.mean(dim=(1, 2))
+
+    targets = reconstruction_targets(
+        sampler, 3, kind="medoids", seed=0, embed=columns
+    ).cpu()
+    for label in range(3):
+        real = to_unit(sampler.all_of(label)).cpu()
+        distance = torch.cdist(targets[label].flatten(1), real.flatten(1))
+        assert distance.amin(dim=1).max() < 1e-3
+        # Each stands for a cluster: none is nearer to the mean of another's members.
+        points, chosen = columns(real), columns(targets[label])
+        nearest = torch.cdist(points, chosen).argmin(dim=1)
+        assert nearest.unique().tolist() == [0, 1, 2]
+
+
+def test_spatial_features_are_the_last_layer_of_the_network(data):
+    network = build_network(
+        "convnet", image_shape=(1, 8, 8), num_classes=3, width=4, seed=0
+    )
+    images, statistics = to_unit(data.images), data.statistics()
+    features = spatial_features(network, statistics, images)
+    expected = network.layer_features(statistics.normalise(images))[-1]
+    torch.testing.assert_close(features, expected.flatten(1))
+    assert not features.requires_grad
 
 
 def test_targets_depend_on_the_seed_alone(sampler):
