@@ -3,7 +3,7 @@
 ``NAME-ipcK`` is the full setting, for a GPU; ``NAME-ipcK-cpu`` is narrower and shorter
 and ends within minutes on two cores. ``NAME-ipcK-paper`` keeps to what the paper says:
 its five losses, its optimisers, Algorithm 1 to the letter and adversarial
-pre-training. ``digits`` is the demo.
+pre-training. ``digits`` is the demo, ``replay`` what a replay memory condenses with.
 """
 
 from collections.abc import Callable, Iterator
@@ -197,6 +197,7 @@ def _replay() -> Settings:
     (docs/continual.md).
     """
     return {
+        "data": _data("digits"),
         "format": {
             "images_per_class": 64,
             "channels": 16,

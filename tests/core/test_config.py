@@ -154,7 +154,7 @@ def test_value_of_another_type_is_refused_with_its_path(path, value, message):
         "loss.soft_temperature=0",
         "loss.margin=-0.1",
         "loss.layer_weights=[1, -1]",
-        "loop.restarts=0",
+        "loop.restarts=-1",
         "loop.association=0",
         "loop.classes_per_step=0",
         "optimiser.pixel_lr=0",

@@ -69,6 +69,13 @@ def files(out) -> dict[str, bytes]:
 # What a run gives
 
 
+def test_progress_can_be_switched_off(tiny_config, tiny_data, capsys):
+    condense(tiny_data, tiny_config, device="cpu", progress=False)
+    assert capsys.readouterr().err == ""
+    condense(tiny_data, tiny_config, device="cpu")
+    assert "pretrain" in capsys.readouterr().err
+
+
 def test_a_run_gives_an_artefact_and_its_files(tiny_config, tiny_data, tmp_path):
     condensed = condense(tiny_data, tiny_config, out=tmp_path / "run", device="cpu")
     out = tmp_path / "run"
@@ -203,6 +210,12 @@ VARIANTS = {
     "pixels int8": ["format.kind=pixels", "format.precision=int8"],
     "one image": ["format.images_per_class=1"],
     "gan start": ["pretrain.method=adversarial"],
+    "variational start": ["pretrain.method=variational"],
+    "code map of each class": [
+        "pretrain.method=variational",
+        "format.code_map=per_class",
+    ],
+    "start alone": ["loop.restarts=0"],
     "gradients": ["loss.gradient=1"],
     "gradients alone": [*only("gradient"), "loop.classes_per_step=2"],
     "gradients anew": ["loss.gradient=1", "loop.reuse_association=false"],
@@ -404,6 +417,7 @@ def test_a_run_killed_again_and_again_ends_as_the_whole_one(
         ["loss.soft_labels=true", "loss.adversarial_space=pixel"],
         ["format.codes=truncated", "loop.reuse_association=false"],
         ["pretrain.method=adversarial", "loss.classifier=auxiliary"],
+        ["pretrain.method=variational", "format.code_map=per_class"],
         ["loss.gradient=1", "pretrain.targets=medoids"],
     ],
     ids=lambda overrides: overrides[0],

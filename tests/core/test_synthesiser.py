@@ -62,6 +62,7 @@ def test_spec_holds_what_the_configuration_says_and_is_json():
         projected_dim=13,
         channels=17,
         blocks=2,
+        code_map="per_class",
     )
     spec = SynthesiserSpec.from_config(
         config, image_shape=(3, 8, 9), num_classes=5, embedding_dim=19
@@ -78,6 +79,7 @@ def test_spec_holds_what_the_configuration_says_and_is_json():
         "projected_dim": 13,
         "channels": 17,
         "blocks": 2,
+        "code_map": "per_class",
     }
 
 
