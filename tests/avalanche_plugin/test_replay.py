@@ -114,7 +114,9 @@ def test_the_first_experience_is_that_of_naive(pairs, instant, digits):
     assert all(torch.equal(a, b) for a, b in zip(naive[5], ours[5], strict=True))
 
 
-@pytest.mark.parametrize("policy", ["experience", "shared"])
+@pytest.mark.parametrize(
+    "policy", ["experience", pytest.param("shared", marks=pytest.mark.slow)]
+)
 def test_it_forgets_less_than_naive(pairs, quick, digits, policy):
     scores = []
     for plugins in ([], [replay(quick, policy=policy)]):
