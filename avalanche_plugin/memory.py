@@ -37,7 +37,7 @@ from condense_core.seeding import derive_seed, make_generator
 Policy = Literal["experience", "shared"]
 Replay = Literal["fresh", "fixed"]
 STATE_VERSION = 1
-SAMPLING_BATCH = 512
+SAMPLES = 512  # generated at once
 IMAGES_AGAIN = 6000  # of each class, when a generator is condensed again
 
 
@@ -314,7 +314,7 @@ class GeneratorMemory:
         places = torch.tensor([joined.index(key) for key in keys])
         merged = ImageData(
             images=torch.cat([old.images.to(new.device), new]),
-            labels=torch.cat([old.labels, places[data.labels]]),
+            labels=torch.cat([old.labels.to(new.device), places[data.labels]]),
             classes=class_names(joined),
             name=data.name,
         )
@@ -322,15 +322,19 @@ class GeneratorMemory:
 
     def _own_images(self, index: int, per_class: int, values: ValueRange) -> ImageData:
         """Fresh images of one generator, as training data."""
-        keys = self.slots[index].keys
+        slot, generator = self.slots[index], self._generators()[index]
         draw = make_generator(self.seed, "own-images", self.observed, index)
-        labels = torch.arange(len(keys)).repeat(per_class)
-        images = [
-            values.to_pixels(self._draw(index, chunk.tolist(), draw)[0])
-            for chunk in labels.split(SAMPLING_BATCH)
-        ]
+        images, labels = [], []
+        for wanted in torch.arange(len(slot.keys)).repeat(per_class).split(SAMPLES):
+            pixels, drawn = generator.sample(
+                len(wanted), classes=wanted.tolist(), fresh=True, generator=draw
+            )
+            images.append(values.to_pixels(slot.values.from_pixels(pixels)))
+            labels.append(drawn)  # in the order of the images, which is a random one
         return ImageData(
-            images=torch.cat(images), labels=labels, classes=class_names(keys)
+            images=torch.cat(images),
+            labels=torch.cat(labels),
+            classes=class_names(slot.keys),
         )
 
     def _condense(

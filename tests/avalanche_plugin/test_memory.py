@@ -71,7 +71,7 @@ def test_a_stream_longer_than_expected_goes_on(digits, instant):
 
 @pytest.mark.parametrize(
     ("policy", "least"),  # chance is 0.17
-    [("experience", 0.6), pytest.param("shared", 0.35, marks=pytest.mark.slow)],
+    [("experience", 0.6), pytest.param("shared", 0.5, marks=pytest.mark.slow)],
 )
 def test_images_are_of_their_class(digits, quick, policy, least):
     """A nearest-mean classifier on real images recognises generated ones."""
@@ -81,6 +81,18 @@ def test_images_are_of_their_class(digits, quick, policy, least):
     generated, targets, _ = memory.sample(300, draw())
     nearest = torch.cdist(generated.flatten(1), means.flatten(1)).argmin(dim=1)
     assert (nearest == targets).float().mean() > least
+
+
+def test_own_images_come_with_their_labels(digits, quick):
+    """What a memory condenses again is labelled as what it replays."""
+    images, labels, *_ = digits
+    memory = observed(digits, quick, count=1)
+    own = memory._own_images(0, 40, memory.slots[0].values)
+    assert own.counts.tolist() == [40, 40]
+    means = torch.stack([images[labels == c].mean(dim=0) for c in range(2)])
+    pixels = memory.slots[0].values.from_pixels(own.images / 255)
+    nearest = torch.cdist(pixels.flatten(1), means.flatten(1)).argmin(dim=1)
+    assert (nearest == own.labels).float().mean() > 0.8
 
 
 @pytest.mark.parametrize("replay", ["fresh", "fixed"])
