@@ -271,6 +271,11 @@ class GeneratorMemory:
                 f"memory state of version {state.get('version')!r:.40} is not "
                 f"supported (this is {STATE_VERSION}): update gencondense"
             )
+        missing = {"budget", "policy", "observed", "share", "slots"} - state.keys()
+        if missing:
+            raise ArtefactError(
+                f"the memory state has no {sorted(missing)[0]!r}: load another state"
+            )
         slots = [Slot.from_state(stored) for stored in state["slots"]]
         self._decoded = [slot.unpack(self.device) for slot in slots]
         self.slots = slots

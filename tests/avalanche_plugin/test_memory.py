@@ -228,6 +228,16 @@ def test_unknown_version_is_refused():
         memory.load_state_dict({"version": 99})
 
 
+def test_an_incomplete_state_is_refused_and_does_no_harm(digits, instant):
+    memory = observed(digits, instant, count=1)
+    for key in ("budget", "policy", "observed", "share", "slots"):
+        state = memory.state_dict()
+        del state[key]
+        with pytest.raises(ArtefactError, match=key):
+            memory.load_state_dict(state)
+    assert len(memory.slots) == 1
+
+
 def test_bad_arguments_say_what_and_why():
     for budget in (0, -5, 3.5, True):
         with pytest.raises(ConfigError, match="whole number"):
