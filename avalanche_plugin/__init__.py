@@ -7,8 +7,8 @@ nothing of Avalanche, can serve other frameworks without it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from avalanche_plugin.budget import BudgetError
 from avalanche_plugin.memory import GeneratorMemory, ReplayMemory
+from condense_core.budget import BudgetError
 
 if TYPE_CHECKING:
     from avalanche_plugin.buffer import CondensedBuffer

@@ -15,13 +15,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from avalanche_plugin.budget import BudgetError, fit
 from avalanche_plugin.slot import (
     Key,
     Slot,
     ValueRange,
     as_image_data,
     class_names,
+    side_bytes,
 )
 from condense_core import (
     CondenseConfig,
@@ -30,6 +30,8 @@ from condense_core import (
     ImageData,
     condense,
 )
+from condense_core.budget import BudgetError, fit
+from condense_core.compact import packed_size
 from condense_core.data import to_unit
 from condense_core.errors import ArtefactError, ConfigError
 from condense_core.seeding import derive_seed, make_generator
@@ -356,12 +358,17 @@ class GeneratorMemory:
     ) -> CondenseConfig:
         """The configuration with the sizes that fit a share of the budget."""
         seed = derive_seed(self.seed, "memory", self.observed)
+        beside = side_bytes(len(keys), image_shape[0])
+        names = class_names(keys)
         try:
             return fit(
                 replace(self.config, seed=seed),
                 image_shape=image_shape,
-                keys=keys,
+                num_classes=len(keys),
                 budget=share,
+                size_of=lambda spec, precision: (
+                    packed_size(spec, precision, names) + beside
+                ),
             )
         except BudgetError as error:
             raise BudgetError(

@@ -287,6 +287,12 @@ class CondensedDataset:
         )
         return to_unit(to_bytes(images)), labels.to(device)
 
+    def synthesiser(self, device: str | torch.device = "cpu") -> Synthesiser:
+        """A trainable copy of what makes the images, decoded to fp32."""
+        copy = _blank(self.spec)
+        copy.load_state_dict(self._synthesiser.state_dict())
+        return copy.to(resolve_device(device))
+
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The stored tensors by name, as in the file."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from condense_core._cli_io import check_target, read_splits, write_json
 from condense_core.errors import CondenseError, ConfigError
 
 if TYPE_CHECKING:
@@ -96,6 +97,24 @@ def _parser() -> argparse.ArgumentParser:
         "--json", metavar="FILE", help="write the report; - for stdout"
     )
     evaluate.set_defaults(run=_evaluate)
+
+    audit = commands.add_parser(
+        "audit",
+        help="attack an artefact: are its training images recognisable?",
+        description="Membership inference. Members are the training images of the data "
+        "set, non-members its test images: the answer means something only for the "
+        "data set the artefact was condensed from.",
+    )
+    audit.add_argument("artefact", type=Path)
+    audit.add_argument("--dataset", required=True, help="what was condensed")
+    _add_data_root(audit)
+    audit.add_argument(
+        "--limit", type=int, default=2000, help="images of each side (default: 2000)"
+    )
+    audit.add_argument("--seed", type=int, default=0)
+    audit.add_argument("--device", default="auto")
+    audit.add_argument("--json", metavar="FILE", help="write the report; - for stdout")
+    audit.set_defaults(run=_audit)
 
     inspect = commands.add_parser("inspect", help="say what an artefact holds")
     inspect.add_argument("artefact", type=Path)
@@ -215,7 +234,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from condense_core.stored_sets import is_stored_set, load_stored_set
     from condense_core.training import resolve_recipe
 
-    _check_target(arguments.json)
+    check_target(arguments.json)
     recipe = resolve_recipe(arguments.recipe)
     device = resolve_device(arguments.device)
     what = arguments.what
@@ -225,20 +244,19 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"unknown WHAT {what!r}: name a file, a folder or one of "
             f"{', '.join(REFERENCES)}"
         )
-    size = tuple(arguments.image_size) if arguments.image_size else None
-    options: dict[str, Any] = {
-        "data_root": arguments.data_root,
-        "download": arguments.download,
-        "image_size": size,
-        "channels": arguments.channels,
-    }
+    like = {}
     if what.endswith(".safetensors") and Path(what).exists():
-        # The artefact knows how its data were resized; test images must be alike.
-        data_config = load_stored_set(Path(what), ()).config.get("data")
-        if isinstance(data_config, dict):
-            options["image_size"] = size or data_config.get("image_size")
-            options["channels"] = arguments.channels or data_config.get("channels")
-    train, test = _splits(arguments.dataset, options)
+        like = load_stored_set(Path(what), ()).config
+    train, test, note = read_splits(
+        arguments.dataset,
+        data_root=arguments.data_root,
+        download=arguments.download,
+        like=like,
+        image_size=tuple(arguments.image_size) if arguments.image_size else None,
+        channels=arguments.channels,
+    )
+    if note is not None:
+        print(note, file=sys.stderr)
     flip = flips(arguments.dataset) if arguments.flip is None else arguments.flip
     reports = []
     for network in arguments.network.split(","):
@@ -282,29 +300,42 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"{report.bytes:,} bytes)",
             file=sys.stderr if arguments.json == "-" else sys.stdout,
         )
-    _write_json(arguments.json, reports[0] if len(reports) == 1 else reports)
+    write_json(arguments.json, reports[0] if len(reports) == 1 else reports)
 
 
-def _splits(name: str, options: dict[str, Any]) -> "tuple[ImageData, ImageData]":
-    """Training and test images of a named set, held out as ``run`` does it."""
-    from condense_core.config import CondenseConfig
-    from condense_core.experiment import load_splits
+def _audit(arguments: argparse.Namespace) -> None:
+    from condense_core.artefact import CondensedDataset
+    from condense_core.audit import NO_PROOF, audit
+    from condense_core.devices import resolve_device
 
-    config = CondenseConfig.from_dict(
-        {
-            "data": {
-                "name": name,
-                "image_size": options["image_size"],
-                "channels": options["channels"],
-            }
-        }
+    check_target(arguments.json)
+    device = resolve_device(arguments.device)
+    condensed = CondensedDataset.load(arguments.artefact, device=device)
+    config = condensed.metadata.get("config")
+    members, non_members, note = read_splits(
+        arguments.dataset,
+        data_root=arguments.data_root,
+        download=arguments.download,
+        like=config if isinstance(config, dict) else {},
     )
-    train, test, note = load_splits(
-        config, data_root=options["data_root"], download=options["download"]
+    report = audit(
+        condensed,
+        members,
+        non_members,
+        limit=arguments.limit,
+        seed=arguments.seed,
+        device=device,
     )
-    if note is not None:
-        print(note, file=sys.stderr)
-    return train, test
+    for line in (note, report.warning()):
+        if line is not None:
+            print(line, file=sys.stderr)
+    out = sys.stderr if arguments.json == "-" else sys.stdout
+    print(
+        f"{arguments.artefact}: {report.members} training images of {report.dataset} "
+        f"against as many test images\n{report.table()}\n{NO_PROOF}",
+        file=out,
+    )
+    write_json(arguments.json, report.to_dict())
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
@@ -323,7 +354,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
         **{k: v for k, v in condensed.metadata.items() if k not in ("classes",)},
     }
     if arguments.json is not None:
-        _write_json(arguments.json, content)
+        write_json(arguments.json, content)
         return
     names = ", ".join(condensed.classes[:20])
     more = f", ... ({len(condensed.classes)})" if len(condensed.classes) > 20 else ""
@@ -357,26 +388,6 @@ def _report(arguments: argparse.Namespace) -> None:
     from condense_core.report import write_report
 
     print(write_report(arguments.run_dir))
-
-
-def _check_target(target: str | None) -> None:
-    """Refuse a report nobody can write before the training, not after."""
-    if target not in (None, "-") and not Path(str(target)).absolute().parent.is_dir():
-        raise ConfigError(
-            f"--json {target}: its folder does not exist; make it or choose another"
-        )
-
-
-def _write_json(target: str | None, content: Any) -> None:
-    if target is None:
-        return
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    if target == "-":
-        print(text)
-        return
-    from condense_core.runlog import atomic_write_text
-
-    atomic_write_text(target, text + "\n")
 
 
 if __name__ == "__main__":

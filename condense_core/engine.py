@@ -3,7 +3,7 @@
 Shape legend: Y classes, K codes, C H W image, B batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -148,9 +148,15 @@ class LoopState:
         statistics: PixelStatistics,
         *,
         device: torch.device,
+        network_start: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Build discriminator, students and optimisers around a synthesiser."""
+        """Build discriminator, students and optimisers around a synthesiser.
+
+        ``network_start`` holds weights that every restart of phi begins with instead of
+        random ones.
+        """
         self.config = config
+        self._network_start = network_start
         self.synthesiser = synthesiser
         self.statistics = statistics
         self.device = device
@@ -189,6 +195,8 @@ class LoopState:
             depth=config.network.depth,
             seed=derive_seed(config.seed, "phi", restart),
         ).to(self.device)
+        if self._network_start is not None:
+            self.network.load_state_dict(self._network_start)
         self.network_optimiser = torch.optim.SGD(
             self.network.parameters(),
             lr=config.optimiser.network_lr,

@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from avalanche_plugin.budget import BudgetError
 from avalanche_plugin.memory import GeneratorMemory
+from condense_core.budget import BudgetError
 from condense_core.errors import ArtefactError, ConfigError, DataError
 
 BUDGET = 60_000

@@ -153,6 +153,10 @@ def make_folder(root, counts: dict[str, int], *, seed: int) -> None:
         ("evaluate full --dataset digits --max-steps 0", "max_steps is 0"),
         ("evaluate random --dataset digits --device cuda:99", "not available"),
         ("evaluate random --dataset digits --image-size 4 4", "sides must be 8 to 128"),
+        ("audit a.safetensors", "--dataset"),
+        ("audit missing.safetensors --dataset digits", "cannot read missing"),
+        ("audit a.safetensors --dataset digits --limit x", "invalid int value: 'x'"),
+        ("audit a.safetensors --dataset digits --device cuda:99", "not available"),
         ("inspect missing.safetensors", "cannot read missing.safetensors"),
         ("inspect .", "cannot read ."),
         ("export missing.safetensors --format png --out x", "cannot read missing"),
@@ -201,6 +205,7 @@ def test_a_truncated_artefact_is_one_line(refused, artefact, npz_root, kept):
         ["inspect", artefact, "--json", "-"],
         ["export", artefact, "--format", "png", "--out", "x"],
         ["evaluate", artefact, "--dataset", "npz", "--data-root", npz_root],
+        ["audit", artefact, "--dataset", "npz", "--data-root", npz_root],
     ):
         assert artefact in refused(*line)
 
@@ -397,6 +402,20 @@ def test_a_folder_of_images_runs_end_to_end(done, config_file, tmp_path, tested)
     assert judged["accuracies"] == report["accuracies"]
     files = json.loads(done("evaluate", "set", *options).out)
     assert files["images"] == 6
+
+
+def test_an_audit_holds_out_the_images_the_run_held_out(done, config_file, tmp_path):
+    root = tmp_path / "images"
+    make_folder(root / "train", {"ant": 9, "bee": 9, "cat": 9}, seed=0)
+    data = ["--data-root", root, "--device", "cpu"]
+    line = ["run", config_file, "--out", "out", *data, "--set", "data.name=imagefolder"]
+    done(*line, "--set", "seed=3", "--set", "loop.restarts=0")
+    line = ["audit", "out/condensed.safetensors", "--dataset", "imagefolder", *data]
+    out, err = done(*line, "--json", "-")
+    report = json.loads(out)
+    assert report["members_match"] is True
+    assert report["members"] == 3  # one image of each class was held out
+    assert err.startswith("no test images found: 3 of train are held out\n")
 
 
 # Evaluate, inspect, export, report

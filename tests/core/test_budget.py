@@ -1,14 +1,20 @@
 import pytest
 
-from avalanche_plugin.budget import LADDER, BudgetError, fit
 from condense_core import CondenseConfig
+from condense_core.budget import LADDER, BudgetError, fit
+from condense_core.compact import packed_size
 
-KEYS = ((0, 0), (1, 0))
 CONFIG = CondenseConfig.preset("replay")
 
 
-def sizes(budget, shape=(1, 28, 28), keys=KEYS):
-    return fit(CONFIG, image_shape=shape, keys=keys, budget=budget).format
+def sizes(budget, shape=(1, 28, 28), classes=2):
+    return fit(
+        CONFIG,
+        image_shape=shape,
+        num_classes=classes,
+        budget=budget,
+        size_of=lambda spec, precision: packed_size(spec, precision, ["a"] * classes),
+    ).format
 
 
 def test_a_larger_budget_never_picks_a_smaller_rung():
@@ -39,9 +45,8 @@ def test_too_small_a_budget_says_the_minimum_which_then_fits():
 
 
 def test_more_classes_need_more_bytes():
-    many = tuple((label, 0) for label in range(100))
     with pytest.raises(BudgetError) as few:
         sizes(1)
     with pytest.raises(BudgetError) as lots:
-        sizes(1, keys=many)
+        sizes(1, classes=100)
     assert lots.value.minimum > few.value.minimum

@@ -4,13 +4,11 @@ The sizes of a generator are chosen from a ladder and not by a formula: each run
 architecture that was tried, and a larger budget never picks a worse one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from avalanche_plugin.slot import Key, class_names, side_bytes
-from condense_core import CondenseConfig
-from condense_core.compact import packed_size
+from condense_core.config import CondenseConfig
 from condense_core.errors import ConfigError
 from condense_core.generator import default_blocks
 from condense_core.synthesiser import SynthesiserSpec
@@ -56,8 +54,9 @@ def fit(
     config: CondenseConfig,
     *,
     image_shape: tuple[int, int, int],
-    keys: Sequence[Key],
+    num_classes: int,
     budget: int,
+    size_of: Callable[[SynthesiserSpec, str], int],
 ) -> CondenseConfig:
     """The configuration with the largest generator that fits.
 
@@ -67,8 +66,10 @@ def fit(
     Args:
         config: Everything but the sizes in ``format``.
         image_shape: (C, H, W).
-        keys: Classes of this one generator.
-        budget: Bytes of its slot, labels and value range included.
+        num_classes: Classes of this one generator.
+        budget: Bytes that ``size_of`` may reach.
+        size_of: Bytes of a generator of given sizes and precision, as its holder keeps
+            or sends it: an upper bound, known before anything is trained.
 
     Raises:
         BudgetError: Not even the smallest fits; says the minimum.
@@ -90,15 +91,14 @@ def fit(
         spec = SynthesiserSpec.from_config(
             sizes,
             image_shape=image_shape,
-            num_classes=len(keys),
-            embedding_dim=len(keys),
+            num_classes=num_classes,
+            embedding_dim=num_classes,
         )
-        size = packed_size(spec, precision, class_names(keys))
-        size += side_bytes(len(keys), image_shape[0])
+        size = size_of(spec, precision)
         if size <= budget:
             return replace(config, format=sizes)
     raise BudgetError(
-        f"{budget} bytes hold no generator of {len(keys)} classes of "
+        f"{budget} bytes hold no generator of {num_classes} classes of "
         f"{'x'.join(map(str, image_shape))} images: give it at least {size}",
         minimum=size,
     )

@@ -1,0 +1,96 @@
+"""Going on from a finished artefact: Algorithm 1 alone, no teacher, no pre-training.
+
+A federated client has the generator of the last round and a network that was trained on
+everybody's; it need not begin anew.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condense_core.artefact import CondensedDataset
+from condense_core.config import CondenseConfig
+from condense_core.data import ClassSampler, as_image_data
+from condense_core.devices import resolve_device
+from condense_core.engine import LoopState, condense_loop
+from condense_core.errors import ConfigError, DataError
+from condense_core.probe import Probe
+from condense_core.runlog import RunLog
+
+
+def refine(
+    condensed: CondensedDataset,
+    train_set: Any,
+    config: CondenseConfig,
+    *,
+    network: Mapping[str, Tensor] | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> CondensedDataset:
+    """Run Algorithm 1 from a condensed set instead of from the beginning.
+
+    Args:
+        condensed: Where codes, generator and class embeddings start; left unchanged.
+        train_set: As for `condense`, of the same classes and image shape.
+        config: ``loop``, ``loss``, ``optimiser``, ``network`` and ``augment`` count;
+            sizes and precision are those of ``condensed``.
+        network: Weights that phi starts with at every restart; random ones if None.
+        device: auto, cpu, cuda or cuda:N.
+        progress: Whether to show progress on stderr.
+
+    Returns:
+        A new condensed set of the same sizes and precision, with the provenance of the
+        old one.
+
+    Raises:
+        DataError: The images have another shape, other classes, or a class has none.
+        ConfigError: Soft labels are asked for, which need a teacher, or ``network``
+            does not fit ``config.network``.
+    """
+    data = as_image_data(train_set)
+    if data.image_shape != condensed.image_shape or data.classes != condensed.classes:
+        raise DataError(
+            f"images of shape {data.image_shape} and classes {data.classes!r:.60} do "
+            f"not fit the condensed set's {condensed.image_shape} and "
+            f"{condensed.classes!r:.60}: give the set it was condensed from"
+        )
+    if config.loss.soft_labels:
+        raise ConfigError(
+            "loss.soft_labels needs a teacher, which refining does not train: use "
+            "loss.soft_labels=false"
+        )
+    place = resolve_device(device)
+    sampler, statistics = ClassSampler(data, place), condensed.statistics
+    synthesiser = condensed.synthesiser(place)
+    try:
+        state = LoopState(
+            config, synthesiser, statistics, device=place, network_start=network
+        )
+    except RuntimeError as error:  # of load_state_dict
+        raise ConfigError(
+            "the given network does not fit network.name, width and depth of the "
+            "configuration: use those it was built with"
+        ) from error
+    with RunLog(
+        None, total=config.loop.total, description="refine", progress=progress
+    ) as log:
+        condense_loop(
+            state,
+            sampler=sampler,
+            teacher=None,
+            log=log,
+            save=lambda _: None,
+            probe=Probe(synthesiser, data, statistics, config),
+        )
+    kept = {k: v for k, v in condensed.metadata.items() if k in ("data", "versions")}
+    return CondensedDataset.from_synthesiser(
+        synthesiser,
+        classes=condensed.classes,
+        statistics=statistics,
+        precision=condensed.precision,
+        max_batch=config.max_synthetic_batch,
+        config=config.to_dict(),
+        **kept,
+    )

@@ -1,0 +1,156 @@
+"""The client app: condense on request, evaluate on request, say who one is.
+
+Only what it sends leaves the client. A failure is answered with one line that holds no
+path and no data.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from logging import WARNING
+from typing import cast
+
+import torch
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.clientapp import ClientApp
+from flwr.common.logger import log
+from torch import Tensor
+
+from condense_core import CondensedDataset, CondenseError, PixelStatistics
+from condense_core.compact import pack, unpack
+from condense_core.devices import resolve_device
+from condense_core.networks import build_network
+from condense_core.training import accuracy
+from flower_strategy.condensing import condense_locally, condense_with_privacy
+from flower_strategy.local_data import LocalData, load_local
+from flower_strategy.payload import Contribution, encode
+from flower_strategy.settings import ClientSettings, DataSettings, ModelSettings
+
+GENERATOR = "generator"  # record of `Context.state`, and of a message after a restart
+GLOBAL = "arrays"  # record of a message: the global model
+CLIENT_FAILED = 101  # error code of a client that could not condense
+
+app = ClientApp()
+Handler = Callable[[Message, Context], Message]
+
+
+def answers_errors(handler: Handler) -> Handler:
+    """Turn an exception into an error reply: terse, because a server reads it."""
+
+    @wraps(handler)
+    def handle(message: Message, context: Context) -> Message:
+        try:
+            threads = ModelSettings.read(context.run_config).threads
+            if threads:
+                torch.set_num_threads(threads)
+            return handler(message, context)
+        except CondenseError as error:
+            reason = f"{type(error).__name__}: {error}"
+        except Exception as error:
+            reason = f"internal error: {type(error).__name__}"
+            log(WARNING, "%s", reason, exc_info=error)
+        return Message(Error(CLIENT_FAILED, reason), reply_to=message)
+
+    return handle
+
+
+@app.train("condense")
+@answers_errors
+def condense(message: Message, context: Context) -> Message:
+    """Condense the local images; answer with a contribution."""
+    started = time.monotonic()
+    settings = ClientSettings.read(context.run_config)
+    model = ModelSettings.read(context.run_config)
+    local = _local(context)
+    if settings.dp_epsilon > 0:
+        contribution = condense_with_privacy(local.client, local.train, settings, model)
+    else:
+        contribution = _condense_openly(message, context, local, settings, model)
+    seconds = time.monotonic() - started
+    return Message(encode(replace(contribution, seconds=seconds)), reply_to=message)
+
+
+@app.evaluate()
+@answers_errors
+def evaluate(message: Message, context: Context) -> Message:
+    """Test the global model on the client's held-out images."""
+    local, model = _local(context), ModelSettings.read(context.run_config)
+    metrics = MetricRecord({"num-examples": 0, "accuracy": 0.0})
+    if local.test is not None:
+        place = resolve_device(model.device)
+        network = build_network(
+            model.network,
+            image_shape=local.test.image_shape,
+            num_classes=local.test.num_classes,
+            width=model.network_width,
+            seed=model.seed,
+        ).to(place)
+        network.load_state_dict(
+            message.content.array_records[GLOBAL].to_torch_state_dict()
+        )
+        config = message.content.config_records["config"]
+        mean, std = (tuple(cast(list[float], config[name])) for name in ("mean", "std"))
+        statistics = PixelStatistics(mean, std)
+        test = local.test.to(place)
+        metrics["num-examples"] = len(test)
+        metrics["accuracy"] = accuracy(network, test.images, test.labels, statistics)
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+
+@app.query("identify")
+@answers_errors
+def identify(message: Message, context: Context) -> Message:
+    """Say the client's name, so that a restarted server knows whom it talks to."""
+    name = ConfigRecord({"client": _local(context).client})
+    return Message(RecordDict({"identity": name}), reply_to=message)
+
+
+def _condense_openly(
+    message: Message,
+    context: Context,
+    local: LocalData,
+    settings: ClientSettings,
+    model: ModelSettings,
+) -> Contribution:
+    content = message.content
+    contribution = condense_locally(
+        local.client,
+        local.train,
+        settings,
+        model,
+        server_round=cast(int, content.config_records["config"]["server-round"]),
+        previous=_previous(message, context),
+        global_model=_global_model(message),
+    )
+    packed = torch.frombuffer(
+        bytearray(pack(contribution.condensed)), dtype=torch.uint8
+    )
+    context.state[GENERATOR] = ArrayRecord({"packed": Array(packed)})
+    return contribution
+
+
+def _local(context: Context) -> LocalData:
+    return load_local(context.node_config, DataSettings.read(context.run_config))
+
+
+def _global_model(message: Message) -> dict[str, Tensor] | None:
+    record = message.content.array_records.get(GLOBAL)
+    return dict(record.to_torch_state_dict()) if record else None
+
+
+def _previous(message: Message, context: Context) -> CondensedDataset | None:
+    """The last generator: the client's own, else the one a restarted server gives."""
+    for records in (context.state.array_records, message.content.array_records):
+        if GENERATOR in records:
+            return unpack(records[GENERATOR]["packed"].numpy().tobytes())
+    return None

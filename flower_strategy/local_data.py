@@ -1,0 +1,136 @@
+"""The images of one client: a simulated partition, or a site's own folder.
+
+``partition-id`` in the node's configuration means a share of a data set that every
+client can read (simulation); ``data-path`` means a folder ``train/CLASS/*.png`` of the
+client's own (a site).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condense_core import ConfigError, DataError, ImageData
+from condense_core.errors import MissingSplitError
+from condense_core.sources import Split, load_source
+from flower_strategy.partition import iid, partition
+from flower_strategy.payload import CLIENT_NAME
+from flower_strategy.settings import DataSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalData:
+    """What a client has.
+
+    Attributes:
+        client: Its name, the same in every run.
+        train: Its images, labelled among all classes; most may be absent.
+        test: Images held out from training, or None.
+    """
+
+    client: str
+    train: ImageData
+    test: ImageData | None
+
+
+def load_local(node_config: Mapping[str, Any], settings: DataSettings) -> LocalData:
+    """Read the images of this node.
+
+    Raises:
+        ConfigError: The node configuration names neither kind of data, or a partition
+            that does not exist.
+        DataError: The images cannot be read, or are of unknown classes.
+    """
+    if "partition-id" in node_config:
+        return _simulated(node_config, settings)
+    if "data-path" in node_config:
+        return _site(node_config, settings)
+    raise ConfigError(
+        "the node has neither partition-id nor data-path: start it with --node-config "
+        "'partition-id=0 num-partitions=10' or --node-config 'data-path=\"/data\"'"
+    )
+
+
+def load_global(settings: DataSettings, split: Split) -> ImageData:
+    """The whole data set that the settings name.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    return load_source(
+        settings.dataset,
+        split=split,
+        data_root=Path(settings.data_root) if settings.data_root else None,
+        image_size=settings.image_size,
+        channels=settings.channels or None,
+    )
+
+
+def _simulated(node_config: Mapping[str, Any], settings: DataSettings) -> LocalData:
+    number, count = node_config["partition-id"], node_config.get("num-partitions")
+    if type(number) is not int or type(count) is not int or not 0 <= number < count:
+        raise ConfigError(
+            f"partition-id={number!r} of num-partitions={count!r} does not exist: give "
+            "partition-id 0 to num-partitions - 1"
+        )
+    train, test = load_global(settings, "train"), load_global(settings, "test")
+    shares = partition(
+        train.labels.numpy(), count, settings.partition, settings.partition_seed
+    )
+    held_out = iid(len(test), count)[number]
+    return LocalData(
+        client=f"partition-{number}",
+        train=train.subset(torch.from_numpy(shares[number])),
+        test=test.subset(torch.from_numpy(held_out)) if len(held_out) else None,
+    )
+
+
+def _site(node_config: Mapping[str, Any], settings: DataSettings) -> LocalData:
+    classes = settings.class_names or _class_names_of(settings)
+    folder = Path(str(node_config["data-path"])).expanduser()
+    # The path itself may say more than a site wants to tell.
+    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    client = str(node_config.get("client-name", f"site-{digest}"))
+    if not CLIENT_NAME.fullmatch(client):
+        raise ConfigError(
+            f"client-name={client!r:.40} is not plain: use letters, digits, '.', '-' "
+            "and '_'"
+        )
+    train = _folder(folder, "train", settings, classes)
+    try:
+        test = _folder(folder, "test", settings, classes)
+    except MissingSplitError:
+        test = None
+    return LocalData(client=client, train=train, test=test)
+
+
+def _folder(
+    folder: Path, split: Split, settings: DataSettings, classes: tuple[str, ...]
+) -> ImageData:
+    data = load_source(
+        "imagefolder",
+        split=split,
+        data_root=folder,
+        image_size=settings.image_size,
+        channels=settings.channels or None,
+    )
+    unknown = sorted(set(data.classes) - set(classes))
+    if unknown:
+        raise DataError(
+            f"the folder has a class {unknown[0]!r} that the federation has not: "
+            f"choose from {', '.join(classes)}"
+        )
+    places = torch.tensor([classes.index(name) for name in data.classes])
+    return replace(data, labels=places[data.labels], classes=classes)
+
+
+def _class_names_of(settings: DataSettings) -> tuple[str, ...]:
+    if not settings.dataset:
+        raise ConfigError(
+            "run config classes is empty: name all classes of the federation in label "
+            'order, as in classes="cat,dog"'
+        )
+    return load_global(settings, "test").classes

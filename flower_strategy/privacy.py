@@ -1,0 +1,460 @@
+"""Differentially private class statistics: all that a client says about its images.
+
+Condensation alone protects nobody. Here a client releases one vector, the clipped
+random features of its images summed by class and the class counts, with Gaussian
+noise, and everything after that (`flower_strategy.private_condense`) is
+post-processing. The route is that of DP-MERF (Harder et al. 2021) and of Zheng & Li
+2023, "Differentially private dataset condensation": features of *untrained* networks
+cost no budget. One release is one Gaussian mechanism, whose delta(epsilon) is known
+exactly (Balle & Wang 2018).
+
+What the guarantee covers: whoever sees the release, the server included, learns almost
+the same whether or not any one image was among a client's. Not covered: a person with n
+images (account for n times the sensitivity), replacing an image (a removal and an
+addition), a second release of the same images (k of them are as one with sigma /
+sqrt(k)), settings tuned on the private images, that a client takes part, and the
+difference between floating-point and real numbers.
+
+Shape legend: N images, B batch, Y classes, D features, C H W image.
+"""
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from condense_core._strict import at_least, non_negative, positive
+from condense_core.data import ImageData, PixelStatistics, to_unit
+from condense_core.errors import ConfigError, DataError
+from condense_core.networks import FeatureNetwork, build_network
+from condense_core.seeding import derive_seed, make_generator
+
+ADJACENCY = "add or remove one image"
+FEATURE_BATCH = 256
+PUBLIC_IMAGES = 512
+COUNT_MARGIN = 2.0  # standard deviations a noised count must clear the threshold by
+_SERIES_FROM = 6.0  # where the continued fraction of the Mills ratio is exact
+_SERIES_TERMS = 60
+_HALVINGS = 200
+
+
+def gaussian_delta(epsilon: float, sigma: float, *, sensitivity: float = 1.0) -> float:
+    """The smallest delta of one Gaussian mechanism: Balle & Wang 2018, Theorem 8.
+
+    With mu = sensitivity / sigma, delta = Phi(mu/2 - epsilon/mu) -
+    exp(epsilon) Phi(-mu/2 - epsilon/mu). As written exp(epsilon) overflows and the
+    difference cancels; both terms share the density at u = epsilon/mu - mu/2, so that
+    delta = phi(u) (R(u) - R(u + mu)) with the Mills ratio R.
+
+    Args:
+        epsilon: At least 0.
+        sigma: Standard deviation of the noise on every coordinate; 0 gives delta 1.
+        sensitivity: L2 distance of the vectors of two neighbouring data sets, at most.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+    non_negative("epsilon", epsilon)
+    non_negative("sigma", sigma)
+    positive("sensitivity", sensitivity)
+    if math.isinf(epsilon) or math.isinf(sigma):
+        return 0.0
+    mu = sensitivity / sigma if sigma > 0 else math.inf
+    if math.isinf(mu):
+        return 1.0
+    if epsilon == 0:
+        return math.erf(mu / math.sqrt(8))
+    low = epsilon / mu - mu / 2
+    density = math.exp(-0.5 * low * low) / math.sqrt(2 * math.pi)
+    if low < 0:
+        upper = 0.5 * math.erfc(low / math.sqrt(2))
+        return min(1.0, max(0.0, upper - density * mills_ratio(low + mu)))
+    return max(0.0, density * (mills_ratio(low) - mills_ratio(low + mu)))
+
+
+def gaussian_epsilon(delta: float, sigma: float, *, sensitivity: float = 1.0) -> float:
+    """The smallest epsilon for a delta, rounded up: `gaussian_delta` by bisection.
+
+    Returns:
+        At least 0; infinity without noise.
+
+    Raises:
+        ConfigError: ``delta`` is not between 0 and 1, or as `gaussian_delta`.
+    """
+    _check_delta(delta)
+    if gaussian_delta(0.0, sigma, sensitivity=sensitivity) <= delta:
+        return 0.0
+    mu = sensitivity / sigma if sigma > 0 else math.inf
+    # delta <= Phi(-u) <= exp(-u^2 / 2): epsilon is at most this.
+    low, high = 0.0, mu * (mu / 2 + math.sqrt(-2 * math.log(delta)))
+    if math.isinf(high):
+        return math.inf
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if gaussian_delta(middle, sigma, sensitivity=sensitivity) > delta:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def gaussian_sigma(epsilon: float, delta: float, *, sensitivity: float = 1.0) -> float:
+    """The least noise for a budget, rounded up (Balle & Wang 2018, Algorithm 1).
+
+    Returns:
+        Standard deviation for every coordinate; 0 for an infinite epsilon.
+
+    Raises:
+        ConfigError: An argument is out of range.
+    """
+    non_negative("epsilon", epsilon)
+    positive("sensitivity", sensitivity)
+    _check_delta(delta)
+    if math.isinf(epsilon):
+        return 0.0
+    low, high = 1e-9, 1.0
+    while gaussian_delta(epsilon, high) > delta:
+        high *= 2.0
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(low * high)
+        if gaussian_delta(epsilon, middle) > delta:
+            low = middle
+        else:
+            high = middle
+    return sensitivity * high
+
+
+def mills_ratio(x: float) -> float:
+    """(1 - Phi(x)) / phi(x) of the standard normal for x >= 0, to machine precision.
+
+    ``erfc`` underflows from x = 38 on; the continued fraction of Laplace does not.
+    """
+    if x < _SERIES_FROM:
+        scale = math.sqrt(math.pi / 2) * math.exp(0.5 * x * x)
+        return scale * math.erfc(x / math.sqrt(2))
+    tail = x
+    for term in range(_SERIES_TERMS, 0, -1):
+        tail = x + term / tail
+    return 1.0 / tail
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrivacyConfig:
+    """The budget and the public extractor; the same at the server and every client.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    epsilon: float
+    """Privacy loss of one release; infinity adds no noise and protects nobody."""
+    delta: float = 1e-5
+    """Probability-like slack; keep it well below one over the number of images."""
+    clip: float = 0.2
+    """L2 norm that the feature of an image is scaled down to. Below the usual norms,
+    where nearly all images are, its value makes no difference: the noise grows with
+    it."""
+    count_scale: float = 0.3
+    """A count of one image weighs ``count_scale * clip`` in the released vector: more
+    makes counts sharper and sums noisier."""
+    min_class_count: float = 10.0
+    """Images a class needs to be condensed; see `NoisyStatistics.kept`."""
+    seed: int = 0
+    """Of the extractor. Public: it has nothing to do with the noise."""
+    networks: int = 1
+    """Untrained ConvNets whose features are concatenated."""
+    width: int = 32
+    """Channels of their blocks."""
+    depth: int | None = None
+    """Their blocks; None: by image size."""
+    layers: tuple[int, ...] = (0,)
+    """Blocks whose whole output is a feature."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        positive("epsilon", self.epsilon)
+        _check_delta(self.delta)
+        for name in ("clip", "count_scale"):
+            positive(name, getattr(self, name))
+            if math.isinf(getattr(self, name)):
+                raise ConfigError(f"{name} is infinite: choose a number")
+        non_negative("min_class_count", self.min_class_count)
+        at_least("networks", self.networks, 1)
+        if not self.layers:
+            raise ConfigError("layers is empty: name at least one block, as in [0]")
+
+    @classmethod
+    def from_noise(
+        cls, noise_multiplier: float, *, delta: float = 1e-5, **settings: Any
+    ) -> Self:
+        """The budget that a given noise costs.
+
+        Args:
+            noise_multiplier: `noise_std` over `sensitivity`, as in DP-SGD.
+            delta: As the field.
+            **settings: Further fields.
+
+        Raises:
+            ConfigError: A value is out of range.
+        """
+        epsilon = gaussian_epsilon(delta, noise_multiplier)
+        return cls(epsilon=epsilon, delta=delta, **settings)
+
+    @property
+    def sensitivity(self) -> float:
+        """L2 distance that one image makes: its clipped feature and its count."""
+        return self.clip * math.hypot(1.0, self.count_scale)
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise on every released coordinate."""
+        return gaussian_sigma(self.epsilon, self.delta, sensitivity=self.sensitivity)
+
+    @property
+    def sigma(self) -> float:
+        """`noise_std` in units of ``clip``."""
+        return self.noise_std / self.clip
+
+    @property
+    def count_std(self) -> float:
+        """Standard deviation of the noise on a count, in images."""
+        return self.sigma / self.count_scale
+
+
+class RandomFeatures(nn.Module):
+    """Clipped, centred features of untrained networks: a fixed function of the config.
+
+    Pixels are normalised by 0.5 and 0.5, never by statistics of the data, and the
+    features centred by those of smooth random images: all public, at no cost. Without
+    centring most of the clipped norm would be what all images have in common.
+    """
+
+    centre: Tensor
+
+    def __init__(
+        self, config: PrivacyConfig, image_shape: tuple[int, int, int]
+    ) -> None:
+        """Build the networks.
+
+        Raises:
+            ConfigError: The networks do not fit the images, or a layer does not exist.
+        """
+        super().__init__()
+        self.config = config
+        grey = (0.5,) * image_shape[0]
+        self.statistics = PixelStatistics(grey, grey)
+        networks = [
+            build_network(
+                "convnet",
+                image_shape=image_shape,
+                num_classes=1,
+                width=config.width,
+                depth=config.depth,
+                seed=derive_seed(config.seed, "private-features", index),
+            )
+            for index in range(config.networks)
+        ]
+        blocks = len(networks[0].blocks)
+        if not all(0 <= layer < blocks for layer in config.layers):
+            raise ConfigError(
+                f"layers {list(config.layers)} do not exist in a ConvNet of {blocks} "
+                f"blocks: choose from 0 to {blocks - 1}"
+            )
+        for network in networks:  # what comes after the last layer is never computed
+            network.blocks = network.blocks[: max(config.layers) + 1]
+        self.networks = nn.ModuleList(networks)
+        self.eval().requires_grad_(False)
+        self.register_buffer("centre", self._public_mean(image_shape))
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Features (B, D) of images in [0, 1], each of norm ``clip`` at most."""
+        return clipped(self._raw(images_BCHW) - self.centre, self.config.clip)
+
+    def _raw(self, images_BCHW: Tensor) -> Tensor:
+        inputs = self.statistics.normalise(images_BCHW)
+        parts = []
+        for network in self.networks:
+            assert isinstance(network, FeatureNetwork)
+            maps = network.layer_features(inputs)
+            parts += [maps[layer].flatten(1) for layer in self.config.layers]
+        # Mean squares, so that no layer outweighs another by its size alone.
+        scales = [math.sqrt(part.shape[1] * len(parts)) for part in parts]
+        return torch.cat(
+            [part / scale for part, scale in zip(parts, scales, strict=True)], dim=1
+        )
+
+    def _public_mean(self, image_shape: tuple[int, int, int]) -> Tensor:
+        draw = make_generator(self.config.seed, "public-images")
+        channels, height, width = image_shape
+        coarse = torch.rand(PUBLIC_IMAGES, channels, 4, 4, generator=draw)
+        smooth = F.interpolate(coarse, size=(height, width), mode="bilinear")
+        return torch.cat(
+            [self._raw(part) for part in smooth.split(FEATURE_BATCH)]
+        ).mean(0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class NoisyStatistics:
+    """What a client releases. Nothing else about its images leaves it.
+
+    Attributes:
+        sums_YD: Noised sums of the features of each class, float32.
+        counts_Y: Noised numbers of images, float32; may be negative.
+        classes: The public class list, in the order of the rows.
+        image_shape: (C, H, W), public.
+        config: Budget and extractor, public.
+
+    Raises:
+        DataError: The shapes do not fit, or a value is not finite.
+    """
+
+    sums_YD: Tensor
+    counts_Y: Tensor
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    config: PrivacyConfig
+
+    def __post_init__(self) -> None:
+        """Check shapes and values: these may come from the network."""
+        sums, counts = tuple(self.sums_YD.shape), tuple(self.counts_Y.shape)
+        if len(sums) != 2 or (sums[0],) != counts or counts != (len(self.classes),):
+            raise DataError(
+                f"sums {sums} and counts {counts} do not fit {len(self.classes)} "
+                "classes: give one row and one count a class"
+            )
+        if not (self.sums_YD.isfinite().all() and self.counts_Y.isfinite().all()):
+            raise DataError("statistics are not finite: release them again")
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Labels of the classes with enough images, judged by noised counts alone.
+
+        A count must reach ``min_class_count`` and two standard deviations of its noise
+        more: under a strong noise a class without images would often pass otherwise.
+        """
+        threshold = self.config.min_class_count + COUNT_MARGIN * self.config.count_std
+        reached = (self.counts_Y >= threshold).nonzero().flatten()
+        return tuple(int(label) for label in reached)
+
+    def report(self) -> dict[str, float | str]:
+        """The guarantee in numbers and short texts, JSON-ready."""
+        config = self.config
+        return {
+            "mechanism": "analytic Gaussian, one release",
+            "adjacency": ADJACENCY,
+            "epsilon": config.epsilon if config.noise_std > 0 else "none",
+            "delta": config.delta if config.noise_std > 0 else "none",
+            "sigma": config.sigma,
+            "clip": config.clip,
+            "count_scale": config.count_scale,
+            "sensitivity": config.sensitivity,
+            "noise_std": config.noise_std,
+        }
+
+
+def release(
+    data: ImageData,
+    config: PrivacyConfig,
+    *,
+    classes: Sequence[str],
+    device: torch.device | str = "cpu",
+    test_generator: torch.Generator | None = None,
+) -> NoisyStatistics:
+    """Spend the budget: noised feature sums and counts of every public class.
+
+    Which classes a client has is private too, so all classes are released, present or
+    not. Call it once for a set of images: every call spends the whole budget again.
+
+    Args:
+        data: The client's images, labelled by the public class list.
+        config: Budget and extractor.
+        classes: The public class list. It is asked for because a list read off the
+            client's labels would give away which classes are absent.
+        device: Where features are computed.
+        test_generator: For tests only. The noise comes from the operating system by
+            default: whoever can repeat the draw can subtract it, so a seed known to
+            the server, or guessed, voids the guarantee. A `torch.Generator` would do
+            even with a secret seed of 64 bits no good, since on a CPU it keeps 32.
+
+    Raises:
+        DataError: The classes of the data are not the public ones.
+        ConfigError: The extractor does not fit the images.
+    """
+    if data.classes != tuple(classes):
+        raise DataError(
+            f"{data.name}: classes {list(data.classes)} are not the public ones "
+            f"{list(classes)}: label the images by the public list"
+        )
+    vector_YV = statistics_vector(data, config, device=device)
+    noise = _noise(vector_YV.numel(), test_generator).view_as(vector_YV)
+    # In float64 and rounded afterwards: the low bits of a double, which depend on how
+    # it was computed, can tell neighbouring sums apart (Mironov 2012).
+    noised_YV = (vector_YV + config.noise_std * noise).float()
+    return NoisyStatistics(
+        sums_YD=noised_YV[:, :-1].contiguous(),
+        counts_Y=noised_YV[:, -1] / (config.count_scale * config.clip),
+        classes=data.classes,
+        image_shape=data.image_shape,
+        config=config,
+    )
+
+
+@torch.no_grad()
+def statistics_vector(
+    data: ImageData, config: PrivacyConfig, *, device: torch.device | str = "cpu"
+) -> Tensor:
+    """The vector before noise, **private**: (Y, D + 1), float64, on the CPU.
+
+    One image adds its clipped feature to the first D columns of its class, and
+    ``count_scale * clip`` to the last. Two sets that differ in one image are thus at
+    most ``config.sensitivity`` apart.
+    """
+    extractor = RandomFeatures(config, data.image_shape).to(device)
+    total = torch.zeros(
+        data.num_classes, extractor.centre.numel() + 1, dtype=torch.float64
+    )
+    for images, labels_B in zip(
+        data.images.split(FEATURE_BATCH), data.labels.split(FEATURE_BATCH), strict=True
+    ):
+        features_BD = extractor(to_unit(images.to(device))).double().cpu()
+        # Again in float64: a norm rounded to float32 may be a little above the bound.
+        features_BD = clipped(features_BD, config.clip)
+        total[:, :-1].index_add_(0, labels_B.cpu(), features_BD)
+    total[:, -1] = data.counts.cpu() * (config.count_scale * config.clip)
+    return total
+
+
+def clipped(rows_BD: Tensor, norm: float) -> Tensor:
+    """Each row scaled down to an L2 norm of ``norm`` if it is longer; (B, D)."""
+    norms_B1 = rows_BD.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    shorter_BD: Tensor = rows_BD * (norm / norms_B1).clamp_max(1.0)
+    return shorter_BD
+
+
+def _noise(count: int, generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers, float64 (count,), from the operating system.
+
+    Box & Muller 1958, on uniform numbers of 53 bits.
+    """
+    if generator is not None:
+        return torch.randn(count, generator=generator, dtype=torch.float64)
+    pairs = (count + 1) // 2
+    words = np.frombuffer(secrets.token_bytes(16 * pairs), dtype=np.uint64)
+    uniform = ((words >> np.uint64(11)) + 0.5) * 2.0**-53
+    radius = np.sqrt(-2.0 * np.log(uniform[:pairs]))
+    angle = 2.0 * math.pi * uniform[pairs:]
+    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+    return torch.from_numpy(normal[:count])
+
+
+def _check_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise ConfigError(
+            f"delta is {delta}: choose a number between 0 and 1, such as 1e-5"
+        )

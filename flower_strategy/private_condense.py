@@ -1,0 +1,211 @@
+"""A generator from noised statistics alone: post-processing, at no further cost.
+
+The generator is trained until the mean features of its images are the noised means of
+each class (DP-MERF, Harder et al. 2021; the mean matching of Zheng & Li 2023). No real
+image, and no number that was not noised, comes in here.
+
+Shape legend: Y classes, K codes of a step, D features, C H W image.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from condense_core._strict import at_least, non_negative, positive
+from condense_core.artefact import CondensedDataset
+from condense_core.class_embedding import one_hot_embedding
+from condense_core.config import FormatConfig
+from condense_core.errors import ConfigError, DataError
+from condense_core.seeding import make_generator, seeded_initialisation
+from condense_core.synthesiser import (
+    GeneratorSynthesiser,
+    SynthesiserSpec,
+    build_synthesiser,
+)
+from flower_strategy.privacy import NoisyStatistics, RandomFeatures, clipped
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatchingConfig:
+    """How the generator is fitted; all of it public.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    steps: int = 300
+    """Generator updates."""
+    learning_rate: float = 5e-3
+    """Adam's, falling to 0 on a half cosine."""
+    codes_per_step: int = 10
+    """Codes of the codebook, and as many fresh ones, under every class in a step."""
+    spread_weight: float = 0.3
+    """Of the mean squared distance between the features of an image and the mean of
+    its class. A mean alone leaves every single image free."""
+    smoothness: float = 0.1
+    """Of the total variation, in mean absolute differences of neighbouring pixels."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        at_least("steps", self.steps, 1)
+        at_least("codes_per_step", self.codes_per_step, 1)
+        positive("learning_rate", self.learning_rate)
+        non_negative("spread_weight", self.spread_weight)
+        non_negative("smoothness", self.smoothness)
+
+
+def condense_privately(
+    statistics: NoisyStatistics,
+    form: FormatConfig,
+    *,
+    matching: MatchingConfig | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[int, float], None] | None = None,
+) -> tuple[CondensedDataset, dict[str, float | str]]:
+    """Fit a generator to the classes that noised counts say are there.
+
+    Args:
+        statistics: Of one client, noised.
+        form: Sizes of the generator. The class embedding is always the label, since
+            the others are computed from real images.
+        matching: How to fit it; None takes the defaults.
+        seed: Of the initialisation and every draw. May be public.
+        device: Where to compute.
+        on_step: Called with (step, loss) after each update.
+
+    Returns:
+        The condensed set of the classes in ``statistics.kept``, with the guarantee in
+        its metadata under ``privacy``, and the guarantee.
+
+    Raises:
+        ConfigError: The format is not a generator, or the extractor does not fit.
+        DataError: No class is left, or the features have another size.
+    """
+    matching = MatchingConfig() if matching is None else matching
+    if form.kind != "generator":
+        raise ConfigError(
+            f"format.kind is {form.kind!r}: private statistics need kind='generator'"
+        )
+    kept = statistics.kept
+    if not kept:
+        raise DataError(
+            "no class has enough images under this noise: lower min_class_count or "
+            "raise epsilon"
+        )
+    targets_YD = class_means(statistics).to(device)
+    extractor = RandomFeatures(statistics.config, statistics.image_shape).to(device)
+    if targets_YD.shape[1] != len(extractor.centre):
+        raise DataError(
+            f"the statistics have {targets_YD.shape[1]} features, their extractor "
+            f"{len(extractor.centre)}: release them with the same configuration"
+        )
+    synthesiser = _fresh(form, statistics.image_shape, len(kept), seed).to(device)
+    _fit(
+        synthesiser,
+        extractor,
+        targets_YD,
+        matching,
+        seed=seed,
+        on_step=on_step or (lambda step, loss: None),
+    )
+    report = statistics.report()
+    condensed = CondensedDataset.from_synthesiser(
+        synthesiser,
+        classes=[statistics.classes[label] for label in kept],
+        statistics=extractor.statistics,
+        precision=form.precision,
+        config={"format": asdict(form), "matching": asdict(matching), "seed": seed},
+        privacy=report,
+    )
+    return condensed, report
+
+
+def class_means(statistics: NoisyStatistics) -> Tensor:
+    """Noised means of the kept classes (Y_kept, D), no longer than the clipping norm.
+
+    A mean of clipped features is not longer than ``clip``; noise can make it so.
+    """
+    kept = list(statistics.kept)
+    counts_Y1 = statistics.counts_Y[kept].clamp_min(1.0).unsqueeze(1)
+    return clipped(statistics.sums_YD[kept] / counts_Y1, statistics.config.clip)
+
+
+def matching_loss(
+    features_YKD: Tensor, targets_YD: Tensor, *, spread_weight: float, clip: float
+) -> Tensor:
+    """Squared distance of means to targets, and of features to their means.
+
+    Summed over classes, in units of the clipping norm: independent of its choice.
+    """
+    means_YD = features_YKD.mean(dim=1)
+    distance = (means_YD - targets_YD).square().sum()
+    spread = (features_YKD - means_YD.unsqueeze(1)).square().sum(dim=2).mean(dim=1)
+    loss: Tensor = (distance + spread_weight * spread.sum()) / clip**2
+    return loss
+
+
+def _fresh(
+    form: FormatConfig, image_shape: tuple[int, int, int], classes: int, seed: int
+) -> GeneratorSynthesiser:
+    spec = SynthesiserSpec.from_config(
+        form, image_shape=image_shape, num_classes=classes, embedding_dim=classes
+    )
+    with seeded_initialisation(seed, "private-synthesiser"):
+        synthesiser = build_synthesiser(spec, seed=seed)
+    assert isinstance(synthesiser, GeneratorSynthesiser)
+    synthesiser.class_embedding.copy_(one_hot_embedding(classes))
+    return synthesiser
+
+
+def _fit(
+    synthesiser: GeneratorSynthesiser,
+    extractor: RandomFeatures,
+    targets_YD: Tensor,
+    matching: MatchingConfig,
+    *,
+    seed: int,
+    on_step: Callable[[int, float], None],
+) -> None:
+    device, spec = targets_YD.device, synthesiser.spec
+    optimiser = torch.optim.Adam(synthesiser.parameters(), lr=matching.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, matching.steps)
+    class_ids = torch.arange(spec.num_classes, device=device)
+    synthesiser.train()
+    for step in range(matching.steps):
+        draw = make_generator(seed, "private-matching", step)
+        codes_KZ = _codes(synthesiser, matching.codes_per_step, draw)
+        images_YKCHW = synthesiser.from_codes(class_ids, codes_KZ)
+        features = extractor(images_YKCHW.flatten(0, 1))
+        loss = matching_loss(
+            features.unflatten(0, images_YKCHW.shape[:2]),
+            targets_YD,
+            spread_weight=matching.spread_weight,
+            clip=extractor.config.clip,
+        )
+        if matching.smoothness:
+            loss = loss + matching.smoothness * total_variation(images_YKCHW)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        on_step(step, float(loss.detach()))
+
+
+def _codes(
+    synthesiser: GeneratorSynthesiser, count: int, draw: torch.Generator
+) -> Tensor:
+    """Codes of the codebook, and fresh ones: the artefact can be sampled either way."""
+    codes_KZ = synthesiser.codebook.codes
+    chosen = torch.randperm(len(codes_KZ), generator=draw)[:count].to(codes_KZ.device)
+    fresh = torch.randn(len(chosen), codes_KZ.shape[1], generator=draw)
+    return torch.cat([codes_KZ[chosen], fresh.to(codes_KZ.device)])
+
+
+def total_variation(images_YKCHW: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring pixels, both ways summed."""
+    rows, columns = images_YKCHW.diff(dim=-2), images_YKCHW.diff(dim=-1)
+    total: Tensor = rows.abs().mean() + columns.abs().mean()
+    return total

@@ -1,0 +1,86 @@
+"""Generators that do not fit their peers: a check against rough poisoning.
+
+For every class, the mean features of each client's images under a fixed random network
+are compared with the median of all clients that have the class. Images of another
+class, noise and constant images stand far out. What the check cannot see: a backdoor,
+which changes little of an image; colluding clients that are the majority of a class; a
+class that fewer than three clients have. It also drops honest clients whose images of a
+class really differ.
+
+Shape legend: P clients that have a class, D features.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from condense_core.networks import build_network
+from condense_core.seeding import make_generator
+from flower_strategy.payload import Contribution
+
+PEERS = 3  # fewer have no median to speak of
+IMAGES = 64  # of each client and class
+WIDTH, SEED = 64, 0  # of the random network
+MAD_TO_DEVIATION = 1.4826  # of a normal distribution
+SMALLEST_SPREAD = 0.05  # of the median's norm: near-equal peers are no outliers
+
+
+def outliers(
+    contributions: Sequence[Contribution],
+    threshold: float,
+    *,
+    image_shape: tuple[int, int, int],
+    seed: int,
+) -> frozenset[tuple[str, int]]:
+    """(client, class) pairs farther from their peers' median than the threshold.
+
+    Args:
+        contributions: Of all clients.
+        threshold: In robust deviations of the peers' distances. 4 is a start: honest
+            clients with images of one distribution stay below 2.
+        image_shape: (C, H, W).
+        seed: Of the images looked at.
+    """
+    found = set()
+    features = _features(contributions, image_shape, seed)
+    for label in sorted({label for _, label in features}):
+        clients = sorted(c for c, held in features if held == label)
+        if len(clients) < PEERS:
+            continue
+        stacked_PD = torch.stack([features[client, label] for client in clients])
+        centre_D = stacked_PD.median(dim=0).values
+        distances_P = (stacked_PD - centre_D).norm(dim=1)
+        middle = distances_P.median()
+        spread = MAD_TO_DEVIATION * (distances_P - middle).abs().median()
+        spread = spread.clamp_min(SMALLEST_SPREAD * float(centre_D.norm()))
+        far = (distances_P - middle) / spread > threshold
+        found |= {
+            (client, label)
+            for client, out in zip(clients, far.tolist(), strict=True)
+            if out
+        }
+    return frozenset(found)
+
+
+@torch.no_grad()
+def _features(
+    contributions: Sequence[Contribution], image_shape: tuple[int, int, int], seed: int
+) -> dict[tuple[str, int], Tensor]:
+    network = build_network(
+        "convnet", image_shape=image_shape, num_classes=1, width=WIDTH, seed=SEED
+    ).eval()
+    features = {}
+    for contribution in contributions:
+        for local, label in enumerate(contribution.class_ids):
+            draw = make_generator(seed, "robust", contribution.client, label)
+            images, _ = contribution.condensed.sample(
+                IMAGES, classes=[local], fresh=True, generator=draw
+            )
+            outputs = network.layer_features(2.0 * images - 1.0)
+            # Instance norm hides brightness and contrast: the pixels are looked at too.
+            means = [images.mean(0).flatten(), *(o.mean(0).flatten() for o in outputs)]
+            features[contribution.client, label] = torch.cat(
+                [mean / mean.numel() ** 0.5 for mean in means]
+            )
+    return features

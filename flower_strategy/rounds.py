@@ -1,0 +1,172 @@
+"""The rounds of a run on disk: each a folder that is whole or not there.
+
+``round-001/`` holds ``global.safetensors``, one artefact for each client in
+``clients/`` and ``round.json``; nothing in it is pickled. A server that is killed goes
+on from the newest.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import safetensors
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from condense_core import CondensedDataset, RunError
+from condense_core.runlog import atomic_write_bytes, atomic_write_text
+from flower_strategy.payload import Contribution
+
+REPORT = "round.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundReport:
+    """What happened in a round, JSON-ready.
+
+    Attributes:
+        server_round: From 1.
+        accepted: Names of the clients whose contribution was taken.
+        rejected: Reason by client or node: refused, failed, or dropped as an outlier.
+        missing: Number of clients that were asked and did not answer in time.
+        bytes_up: Of all contributions that came, refused ones included.
+        bytes_down: Of all messages that were sent.
+        seconds: Wall time of the round, training included.
+        client_seconds: Time each client took, by its own account.
+        synthetic_images: Images the global model was trained on.
+        accuracy: Of the global model on the server's test images, in percent.
+    """
+
+    server_round: int
+    accepted: list[str] = field(default_factory=list)
+    rejected: dict[str, str] = field(default_factory=dict)
+    missing: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+    client_seconds: dict[str, float] = field(default_factory=dict)
+    synthetic_images: int = 0
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """Everything the server needs to go on after a round.
+
+    Attributes:
+        reports: Of all rounds so far.
+        contributions: The newest of every client, by name.
+        model: Weights of the global model.
+        normalisation: Mean and deviation of each channel it was trained with.
+    """
+
+    reports: list[RoundReport] = field(default_factory=list)
+    contributions: dict[str, Contribution] = field(default_factory=dict)
+    model: Mapping[str, Tensor] = field(default_factory=dict)
+    normalisation: tuple[list[float], list[float]] = field(
+        default_factory=lambda: ([], [])
+    )
+
+    @property
+    def server_round(self) -> int:
+        """Rounds done."""
+        return len(self.reports)
+
+    def after(self, report: RoundReport, **changes: Any) -> Self:
+        """The state with one more round."""
+        return replace(self, reports=[*self.reports, report], **changes)
+
+    def save(self, folder: Path) -> None:
+        """Write the newest round; an interrupted call leaves no trace of it.
+
+        Raises:
+            RunError: The disk is full or the folder cannot be written.
+        """
+        final = folder / f"round-{self.server_round:03d}"
+        partial = folder / f".{final.name}.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            (partial / "clients").mkdir(parents=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot write {partial} ({error.strerror}): choose another save-to"
+            ) from error
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.model.items()}
+        atomic_write_bytes(partial / "global.safetensors", save_tensors(tensors))
+        for name, contribution in self.contributions.items():
+            contribution.condensed.save(partial / "clients" / f"{name}.safetensors")
+        content = {
+            "reports": [asdict(report) for report in self.reports],
+            "normalisation": list(self.normalisation),
+            "clients": {
+                name: {
+                    "class_ids": list(c.class_ids),
+                    "counts": list(c.counts),
+                    "privacy": c.privacy,
+                    "nbytes": c.nbytes,
+                    "digest": c.condensed.digest,
+                }
+                for name, c in self.contributions.items()
+            },
+        }
+        atomic_write_text(partial / REPORT, json.dumps(content, indent=2) + "\n")
+        shutil.rmtree(final, ignore_errors=True)
+        partial.replace(final)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The newest whole round of a folder; an empty state if there is none.
+
+        Raises:
+            RunError: The folder does not exist or a file in it is damaged.
+        """
+        if not folder.is_dir():
+            raise RunError(
+                f"there is no folder {folder} to resume from: check the path"
+            )
+        rounds = sorted(folder.glob("round-[0-9][0-9][0-9]*"), key=_number)
+        if not rounds:
+            return cls()
+        newest = rounds[-1]
+        try:
+            content = json.loads((newest / REPORT).read_text())
+            return cls(
+                reports=[RoundReport(**report) for report in content["reports"]],
+                contributions={
+                    name: _contribution(newest, name, stored)
+                    for name, stored in content["clients"].items()
+                },
+                model=load_tensors((newest / "global.safetensors").read_bytes()),
+                normalisation=tuple(content["normalisation"]),
+            )
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            safetensors.SafetensorError,
+        ) as error:
+            raise RunError(
+                f"{newest} is damaged ({error!r:.80}): remove it to go on from the "
+                "round before"
+            ) from error
+
+
+def _contribution(folder: Path, name: str, stored: Mapping[str, Any]) -> Contribution:
+    return Contribution(
+        client=name,
+        condensed=CondensedDataset.load(folder / "clients" / f"{name}.safetensors"),
+        class_ids=tuple(stored["class_ids"]),
+        counts=tuple(stored["counts"]),
+        privacy=stored["privacy"],
+        nbytes=stored["nbytes"],
+    )
+
+
+def _number(folder: Path) -> int:
+    digits = folder.name.removeprefix("round-")
+    return int(digits) if digits.isdigit() else -1

@@ -1,0 +1,89 @@
+"""The server app: read settings, run the strategy, leave result and merged artefact."""
+
+import json
+from dataclasses import asdict
+from logging import INFO
+from pathlib import Path
+
+import torch
+from flwr.app import Context
+from flwr.common.logger import log
+from flwr.serverapp import Grid, ServerApp
+
+from condense_core import ConfigError, PixelStatistics
+from condense_core.runlog import atomic_write_text
+from flower_strategy.aggregation import merge
+from flower_strategy.local_data import load_global
+from flower_strategy.settings import DataSettings, ModelSettings, ServerSettings
+from flower_strategy.strategy import CondensationResult, CondensationStrategy
+
+RESULT, MERGED = "result.json", "merged.safetensors"
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run all rounds and print the accuracy of the global model."""
+    data = DataSettings.read(context.run_config)
+    model = ModelSettings.read(context.run_config)
+    settings = ServerSettings.read(context.run_config)
+    if model.threads:
+        torch.set_num_threads(model.threads)
+    test = load_global(data, "test") if data.dataset else None
+    strategy = CondensationStrategy(
+        settings,
+        model,
+        image_shape=test.image_shape if test else image_shape_of(data),
+        classes=test.classes if test else data.class_names,
+        test=test,
+    )
+    result = strategy.start(grid)
+    if settings.save_to:
+        leave(result, strategy, Path(settings.save_to))
+    last = result.state.reports[-1]
+    up = sum(report.bytes_up for report in result.state.reports)
+    down = sum(report.bytes_down for report in result.state.reports)
+    accuracy = "not measured" if last.accuracy is None else f"{last.accuracy:.2f} %"
+    log(INFO, "global accuracy %s, %d bytes up, %d bytes down", accuracy, up, down)
+
+
+def leave(
+    result: CondensationResult, strategy: CondensationStrategy, folder: Path
+) -> None:
+    """Write ``result.json`` and ``merged.safetensors``.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"rounds": [asdict(report) for report in result.state.reports]}
+    atomic_write_text(folder / RESULT, json.dumps(content, indent=2) + "\n")
+    contributions = list(result.state.contributions.values())
+    mean, std = result.state.normalisation
+    if contributions and mean:
+        merge(
+            contributions,
+            strategy.settings.merged_images_per_class,
+            classes=strategy.limits.classes,
+            statistics=PixelStatistics(tuple(mean), tuple(std)),
+            seed=strategy.model.seed,
+            max_share=strategy.settings.max_share,
+            dropped=result.dropped,
+        ).save(folder / MERGED)
+
+
+def image_shape_of(settings: DataSettings) -> tuple[int, int, int]:
+    """(C, H, W) of the sites' images, from the settings alone.
+
+    Raises:
+        ConfigError: The settings do not say it.
+    """
+    size = settings.image_size
+    if size is None or not settings.channels or not settings.class_names:
+        raise ConfigError(
+            "without a dataset the server must know the images: set run config "
+            "height, width, channels and classes, as in height=32 width=32 channels=3 "
+            'classes="cat,dog"'
+        )
+    return (settings.channels, *size)

@@ -1,0 +1,207 @@
+"""Settings of the apps, read from Flower's ``run_config``.
+
+A key is the name of a field with dashes: ``upload_bytes`` is ``upload-bytes`` in
+``[tool.flwr.app.config]`` and in ``--run-config``. Every app reads what concerns it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from condense_core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Base: reading from a run configuration, and checks of ranges.
+
+    Raises:
+        ConfigError: A value has another type than the field, or is out of range.
+    """
+
+    @classmethod
+    def read(cls, run_config: Mapping[str, Any]) -> Self:
+        """The fields this class has; a key that is left out takes its default."""
+        values = {}
+        for field in dataclasses.fields(cls):
+            key = _key(field.name)
+            if key not in run_config:
+                continue
+            value, kind = run_config[key], type(field.default)
+            if kind is float and type(value) is int:
+                value = float(value)
+            if type(value) is not kind:
+                raise ConfigError(
+                    f"run config {key} is {value!r}: give a {kind.__name__}, as in "
+                    f"{key}={field.default!r}"
+                )
+            values[field.name] = value
+        return cls(**values)
+
+    def require(self, **least: float) -> None:
+        """Check that fields are at least the given values."""
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not value >= bound:
+                raise ConfigError(
+                    f"run config {_key(name)} is {value}: give at least {bound}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSettings(Settings):
+    """Which images, and what everybody agrees on about them."""
+
+    dataset: str = "digits"
+    """A data set by name, split among simulated clients; with sites that have a folder
+    each it only says what the server tests on, ``""`` for nothing."""
+    data_root: str = ""
+    """Folder of the data set."""
+    partition: str = "dirichlet-0.1"
+    """``iid``, ``dirichlet-ALPHA`` or ``classes-K``."""
+    partition_seed: int = 42
+    """Of the partition; 42 is the default of flwr-datasets."""
+    classes: str = ""
+    """Comma-separated class names in label order; needed where no data set names them.
+    """
+    height: int = 0
+    """Images are resized to this; 0 leaves them."""
+    width: int = 0
+    """Likewise."""
+    channels: int = 0
+    """1 or 3 to convert; 0 leaves them."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        self.require(partition_seed=0, height=0, width=0, channels=0)
+        if (self.height > 0) != (self.width > 0):
+            raise ConfigError(
+                f"run config height is {self.height} and width {self.width}: give both "
+                "or neither"
+            )
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(H, W) to resize to."""
+        return (self.height, self.width) if self.height else None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Global class names in label order, if given."""
+        return tuple(name.strip() for name in self.classes.split(",") if name.strip())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSettings(Settings):
+    """The global model."""
+
+    network: str = "convnet"
+    """A key of `condense_core.networks.NETWORKS`."""
+    network_width: int = 32
+    """Channels of its first block."""
+    seed: int = 0
+    """Of everything that is drawn, on every side; a client adds its own name."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: int = 0
+    """CPU threads of a process; 0 leaves PyTorch's choice."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        self.require(network_width=1, seed=0, threads=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClientSettings(Settings):
+    """How a client condenses."""
+
+    preset: str = "replay"
+    """Preset of the first condensation."""
+    refine_preset: str = "replay-refined"
+    """Preset of later rounds, which go on from the client's last generator."""
+    overrides: str = ""
+    """``key.path=value`` pairs separated by blanks, applied to both presets."""
+    upload_bytes: int = 60_000
+    """The generator is the largest of a ladder that takes at most this; 0 takes the
+    sizes and the precision of the preset."""
+    min_class_count: int = 10
+    """Classes with fewer images are dropped before anything is computed: the mean of a
+    class of one image is that image."""
+    dp_epsilon: float = 0.0
+    """Budget of the differentially private mode; 0 is off. Every run spends it anew."""
+    dp_delta: float = 1e-5
+    """Its delta; keep it well below one over the number of images."""
+    dp_clip: float = 0.3
+    """Norm that an image's features are scaled down to there."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        self.require(upload_bytes=0, min_class_count=1, dp_epsilon=0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerSettings(Settings):
+    """How the server collects and trains."""
+
+    num_server_rounds: int = 1
+    """1 is one shot: nothing but settings goes down."""
+    fraction_train: float = 1.0
+    """Share of the connected clients asked in a round."""
+    min_clients: int = 2
+    """Clients to wait for, and contributions that a round needs."""
+    wait_seconds: float = 120.0
+    """How long to wait for ``min_clients`` before the run is given up."""
+    round_seconds: float = 3600.0
+    """Deadline of a round; who is late is counted as missing."""
+    synthetic_images: int = 20_000
+    """Images drawn from all generators for a round of training."""
+    train_steps: int = 3_000
+    """Optimiser steps of 256 images on them."""
+    augment: str = "color_crop_cutout_flip_scale_rotate"
+    """Augmentation of the global model's training, or ``none``."""
+    flip: bool = True
+    """Whether it may mirror images; digits must not be."""
+    max_upload_bytes: int = 4_000_000
+    """A larger contribution is refused unread."""
+    max_class_count: int = 10_000_000
+    """A client that claims more images of one class is refused."""
+    max_share: float = 1.0
+    """Largest share of a class that one client may fill, where others have it too."""
+    robust_threshold: float = 0.0
+    """Deviations from its peers' median beyond which a client's class is dropped; 0 is
+    off. See `flower_strategy.robust`."""
+    evaluate_clients: bool = False
+    """Also test the global model on the clients' held-out images."""
+    save_to: str = ""
+    """Folder of rounds, result and merged artefact; ``""`` writes nothing. Absolute,
+    because a server app does not run where ``flwr run`` is called."""
+    resume_from: str = ""
+    """Folder of an interrupted run to go on with; may be the same as ``save-to``."""
+    merged_images_per_class: int = 50
+    """Images of each class in the merged artefact."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        self.require(
+            num_server_rounds=1,
+            min_clients=1,
+            wait_seconds=0.0,
+            round_seconds=1.0,
+            synthetic_images=1,
+            train_steps=1,
+            max_upload_bytes=1,
+            max_class_count=1,
+            robust_threshold=0.0,
+            merged_images_per_class=1,
+        )
+        for name in ("fraction_train", "max_share"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ConfigError(
+                    f"run config {_key(name)} is {getattr(self, name)}: choose a value "
+                    "above 0 and at most 1"
+                )
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,109 @@
+import pytest
+import torch
+
+from condense_core import CondensedDataset, evaluate
+from flower_strategy.aggregation import (
+    initial_model,
+    merge,
+    shares_of,
+    synthesise,
+    train_global,
+)
+from flower_strategy.settings import ModelSettings, ServerSettings
+
+CLASSES = ("ant", "bee", "cat", "dog")
+
+
+@pytest.fixture
+def pair(contribute):
+    return [
+        contribute("a", (0, 2), (30, 10), seed=1),
+        contribute("b", (2, 3), (50, 10), seed=2),
+    ]
+
+
+def test_shares_follow_the_true_counts(pair):
+    assert shares_of(pair, 1000) == {
+        (0, 0): 300,
+        (0, 2): 100,
+        (1, 2): 500,
+        (1, 3): 100,
+    }
+
+
+def test_no_share_is_rounded_to_nothing(contribute):
+    pair = [contribute("a", (0,), (1,)), contribute("b", (0, 1), (10**6, 10**6))]
+    assert shares_of(pair, 100)[0, 0] == 1
+
+
+def test_a_client_cannot_take_a_class_over(contribute):
+    honest = [contribute(name, (0, 1), (100, 100)) for name in "abc"]
+    greedy = contribute("greedy", (0,), (10**6,))
+    shares = shares_of([*honest, greedy], 1000, max_share=0.5)
+    of_class = {index: n for (index, label), n in shares.items() if label == 0}
+    assert of_class[3] == pytest.approx(sum(of_class.values()) / 2, abs=1)
+    # Nor can it take the training set over: its class has twice its honest weight.
+    other = sum(n for (_, label), n in shares.items() if label == 1)
+    assert sum(of_class.values()) == pytest.approx(2 * other, abs=3)
+
+
+def test_a_class_that_one_client_has_is_not_capped(contribute):
+    shares = shares_of([contribute("a", (0, 1), (30, 10))], 100, max_share=0.1)
+    assert shares == {(0, 0): 75, (0, 1): 25}
+
+
+def test_dropped_pairs_are_left_out(pair):
+    shares = shares_of(pair, 100, dropped=frozenset({("b", 2)}))
+    assert (1, 2) not in shares
+    assert shares[0, 2] == 20
+
+
+def test_synthetic_images_have_the_shares_and_global_labels(pair):
+    data = synthesise(pair, shares_of(pair, 100), classes=CLASSES, seed=0)
+    assert data.counts.tolist() == [30, 0, 60, 10]
+    assert data.classes == CLASSES
+
+
+def test_images_of_a_client_do_not_depend_on_the_others(pair):
+    shares = {(0, 0): 5, (0, 2): 5, (1, 2): 5}
+    both = synthesise(pair, shares, classes=CLASSES, seed=0)
+    alone = synthesise(pair[:1], shares, classes=CLASSES, seed=0)
+    torch.testing.assert_close(both.images[:10], alone.images)
+    other = synthesise(pair[:1], shares, classes=CLASSES, seed=1)
+    assert not torch.equal(other.images, alone.images)
+
+
+def test_global_model_depends_on_settings_alone_and_learns(pair):
+    model = ModelSettings(network_width=4, device="cpu")
+    before, trained = (initial_model(model, (1, 8, 8), 4) for _ in range(2))
+    torch.testing.assert_close(before.state_dict(), trained.state_dict())
+    state = torch.get_rng_state()
+    data = synthesise(pair, shares_of(pair, 100), classes=CLASSES, seed=0)
+    settings = ServerSettings(train_steps=3, augment="none")
+    train_global(trained, data, data.statistics(), settings, seed=0, device="cpu")
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(before.parameters(), trained.parameters(), strict=True)
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_merged_artefact_holds_everybodys_images_by_their_counts(pair, tmp_path):
+    data = synthesise(pair, shares_of(pair, 50), classes=CLASSES, seed=0)
+    merged = merge(pair, 6, classes=CLASSES, statistics=data.statistics(), seed=0)
+    merged.save(tmp_path / "merged.safetensors")
+    loaded = CondensedDataset.load(tmp_path / "merged.safetensors")
+    images, labels = loaded.images()
+    assert loaded.classes == ("ant", "cat", "dog")
+    assert labels.bincount().tolist() == [6, 6, 6]
+    assert loaded.metadata["clients"] == {
+        "a": {"0": 30, "2": 10},
+        "b": {"2": 50, "3": 10},
+    }
+    # One of six cats is the first client's: its share of ten in sixty.
+    own = synthesise(pair, {(0, 2): 1, (1, 2): 5}, classes=CLASSES, seed=0)
+    assert len(own) == 6
+    report = evaluate(
+        loaded, (images, labels), repeats=1, width=4, max_steps=1, device="cpu"
+    )
+    assert report.images == 18

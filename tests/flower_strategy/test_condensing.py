@@ -1,0 +1,112 @@
+import pytest
+import torch
+
+from condense_core import DataError, ImageData
+from condense_core.networks import build_network
+from flower_strategy.condensing import condense_locally, keep_classes, select_classes
+from flower_strategy.payload import content_bytes, encode
+from flower_strategy.settings import ClientSettings, ModelSettings
+
+CLASSES = ("ant", "bee", "cat", "dog")
+MODEL = ModelSettings(network_width=4, device="cpu")
+QUICK = (
+    "pretrain.steps=2 loop.restarts=1 loop.network_updates=1 loop.generator_updates=2"
+)
+
+
+@pytest.fixture
+def data():
+    """Twelve bees, one cat, eleven dogs."""
+    labels = torch.tensor([1] * 12 + [2] + [3] * 11)
+    images = torch.randint(
+        256, (24, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator()
+    )
+    return ImageData(images=images, labels=labels, classes=CLASSES)
+
+
+def quick(**changes):
+    return ClientSettings(overrides=QUICK, upload_bytes=9_000, **changes)
+
+
+def test_small_and_absent_classes_are_dropped(data):
+    kept, class_ids, counts = keep_classes(data, 10)
+    assert class_ids == (1, 3)
+    assert counts == (12, 11)
+    assert kept.classes == ("bee", "dog")
+    assert kept.labels.unique().tolist() == [0, 1]
+    torch.testing.assert_close(kept.images, data.images[data.labels != 2])
+
+
+def test_a_client_without_a_large_enough_class_is_told(data):
+    with pytest.raises(DataError, match=r"at least 13 images, the largest has 12"):
+        keep_classes(data, 13)
+
+
+def test_the_image_of_a_dropped_class_leaves_no_trace(data):
+    """Whatever the single cat looks like, the contribution is the same."""
+    other = ImageData(
+        images=torch.where((data.labels == 2).view(-1, 1, 1, 1), 255, data.images).to(
+            torch.uint8
+        ),
+        labels=data.labels,
+        classes=CLASSES,
+    )
+    one, two = (condense_locally("a", d, quick(), MODEL) for d in (data, other))
+    torch.testing.assert_close(one.condensed.tensors, two.condensed.tensors)
+
+
+def test_upload_stays_below_its_bound(data):
+    for bound in (6_000, 9_000, 20_000):
+        sent = condense_locally(
+            "a", data, ClientSettings(overrides=QUICK, upload_bytes=bound), MODEL
+        )
+        assert content_bytes(encode(sent)) <= bound
+
+
+def test_seed_is_the_name_and_the_round(data):
+    def tensors(client, server_round=1):
+        sent = condense_locally(client, data, quick(), MODEL, server_round=server_round)
+        return sent.condensed.tensors["codebook"]
+
+    torch.testing.assert_close(tensors("a"), tensors("a"))
+    assert not torch.equal(tensors("a"), tensors("b"))
+    assert not torch.equal(tensors("a"), tensors("a", 2))
+
+
+def test_later_rounds_go_on_from_the_last_generator(data):
+    first = condense_locally("a", data, quick(), MODEL)
+    network = build_network(
+        "convnet", image_shape=(1, 8, 8), num_classes=4, width=4, seed=0
+    )
+    later = condense_locally(
+        "a",
+        data,
+        quick(),
+        MODEL,
+        server_round=2,
+        previous=first.condensed,
+        global_model=network.state_dict(),
+    )
+    assert later.condensed.spec == first.condensed.spec
+    moved = later.condensed.images()[0] - first.condensed.images()[0]
+    assert 0 < float(moved.abs().mean()) < 0.2
+
+
+def test_a_client_whose_classes_changed_begins_anew(data):
+    first = condense_locally("a", data, quick(), MODEL)
+    fewer = data.subset(data.labels != 3)
+    later = condense_locally("a", fewer, quick(), MODEL, previous=first.condensed)
+    assert later.class_ids == (1,)
+
+
+@pytest.mark.parametrize("name", ["convnet", "mlp", "resnet18", "vgg11", "alexnet"])
+def test_the_rows_of_kept_classes_are_selected_in_every_network(name):
+    def build(classes):
+        return build_network(
+            name, image_shape=(1, 32, 32), num_classes=classes, width=4, seed=0
+        )
+
+    whole, part = build(4).eval(), build(2).eval()
+    part.load_state_dict(select_classes(whole.state_dict(), (1, 3)))
+    images = torch.rand(2, 1, 32, 32, generator=torch.Generator())
+    torch.testing.assert_close(part(images), whole(images)[:, [1, 3]])

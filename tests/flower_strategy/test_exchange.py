@@ -1,0 +1,96 @@
+import pytest
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+
+from condense_core import RunError
+from flower_strategy.exchange import exchange, wait_for_nodes
+from flower_strategy.local_grid import LocalGrid
+
+SUPERLINK = 1
+
+
+def content(text):
+    return RecordDict({"config": ConfigRecord({"text": text})})
+
+
+class Scripted(LocalGrid):
+    """Answers by a function of the message."""
+
+    def __init__(self, answer, nodes=3):
+        super().__init__(None, [{}] * nodes, {})
+        self._answer = answer
+
+    def answer(self, message):
+        return self._answer(message)
+
+
+def ask(grid, seconds=0.0):
+    messages = [Message(content("?"), node, "query.x") for node in grid.get_node_ids()]
+    return exchange(grid, messages, seconds)
+
+
+def test_answers_are_kept_by_node():
+    grid = Scripted(lambda m: Message(content(str(m.metadata.dst_node_id)), reply_to=m))
+    replies = ask(grid)
+    assert {
+        node: reply.content["config"]["text"] for node, reply in replies.content.items()
+    } == {100: "100", 101: "101", 102: "102"}
+    assert not replies.failed
+    assert not replies.missing
+
+
+def test_an_error_belongs_to_the_node_that_was_asked():
+    def superlink_answers(message):
+        reply = Message(Error(5, "node is\nunavailable"), reply_to=message)
+        reply.metadata.__dict__["_src_node_id"] = SUPERLINK
+        return reply
+
+    replies = ask(Scripted(superlink_answers, nodes=2))
+    assert replies.failed == {
+        100: "node is unavailable",
+        101: "node is unavailable",
+    }
+
+
+def test_an_error_without_a_reason_has_its_code():
+    replies = ask(Scripted(lambda m: Message(Error(7), reply_to=m), nodes=1))
+    assert replies.failed[100] != ""
+
+
+def test_who_does_not_answer_in_time_is_missing():
+    def only_one(message):
+        if message.metadata.dst_node_id == 101:
+            return Message(content("here"), reply_to=message)
+        return None
+
+    replies = ask(Scripted(only_one))
+    assert list(replies.content) == [101]
+    assert replies.missing == [100, 102]
+
+
+def test_a_reply_that_cannot_be_read_does_not_hide_the_others():
+    class Corrupt(Scripted):
+        def pull_messages(self, message_ids):
+            if "message-2" in message_ids:
+                raise ValueError("cannot inflate")
+            return super().pull_messages(message_ids)
+
+    replies = ask(Corrupt(lambda m: Message(content("here"), reply_to=m)))
+    assert sorted(replies.content) == [100, 102]
+    assert replies.failed == {101: "unreadable reply: ValueError"}
+
+
+def test_a_message_that_cannot_be_sent_is_a_failure():
+    class Full(Scripted):
+        def push_messages(self, messages):
+            return [None, *list(super().push_messages(list(messages)[1:]))]
+
+    replies = ask(Full(lambda m: Message(content("here"), reply_to=m)))
+    assert list(replies.failed) == [100]
+    assert sorted(replies.content) == [101, 102]
+
+
+def test_nodes_are_waited_for_only_so_long():
+    grid = Scripted(lambda m: None, nodes=2)
+    assert wait_for_nodes(grid, 2, 0.0) == [100, 101]
+    with pytest.raises(RunError, match="2 clients are connected"):
+        wait_for_nodes(grid, 3, 0.0)

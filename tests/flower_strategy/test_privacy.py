@@ -1,0 +1,525 @@
+"""The accounting, the release and what is made of it."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from condense_core.artefact import CondensedDataset
+from condense_core.config import FormatConfig
+from condense_core.data import ImageData, to_unit
+from condense_core.errors import ConfigError, DataError
+from flower_strategy import privacy
+from flower_strategy.privacy import (
+    NoisyStatistics,
+    PrivacyConfig,
+    RandomFeatures,
+    gaussian_delta,
+    gaussian_epsilon,
+    gaussian_sigma,
+    mills_ratio,
+    release,
+    statistics_vector,
+)
+from flower_strategy.private_condense import (
+    MatchingConfig,
+    class_means,
+    condense_privately,
+    matching_loss,
+    total_variation,
+)
+
+CLASSES = ("left", "middle", "right", "absent")
+FORM = FormatConfig(
+    images_per_class=4, latent_dim=4, projected_dim=4, channels=8, precision="fp32"
+)
+QUICK = MatchingConfig(steps=5, codes_per_step=2)
+
+
+@pytest.fixture
+def data(tiny_images):
+    """Ten images of each class but the last, which has none."""
+    images, labels = tiny_images
+    return ImageData(images=images, labels=labels, classes=CLASSES)
+
+
+@pytest.fixture
+def config():
+    return PrivacyConfig(epsilon=4.0, width=4, min_class_count=1.0)
+
+
+def drop(data, index):
+    return data.subset(torch.arange(len(data)) != index)
+
+
+def noiseless(data, **settings):
+    """Statistics as of an infinite budget, for tests of what is made of them."""
+    config = PrivacyConfig(
+        **{"epsilon": math.inf, "width": 4, "min_class_count": 5.0, **settings}
+    )
+    return release(data, config, classes=CLASSES)
+
+
+# --- accounting -----------------------------------------------------------------------
+
+
+def integrated_delta(epsilon, sigma):
+    """The hockey-stick divergence of N(1, sigma^2) from N(0, sigma^2), summed up."""
+    reach = 12 * sigma
+    x = np.linspace(-reach, 1 + reach, 2_000_001)
+    scale = sigma * math.sqrt(2 * math.pi)
+    near = np.exp(-0.5 * ((x - 1) / sigma) ** 2) / scale
+    far = np.exp(-0.5 * (x / sigma) ** 2) / scale
+    return np.trapezoid(np.maximum(near - math.exp(epsilon) * far, 0), x)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 1.0, 4.0, 10.0])
+@pytest.mark.parametrize("sigma", [0.3, 0.7, 1.0, 3.73, 20.0])
+def test_delta_is_the_integral_of_the_privacy_loss(epsilon, sigma):
+    expected = integrated_delta(epsilon, sigma)
+    assert gaussian_delta(epsilon, sigma) == pytest.approx(expected, abs=1e-11)
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-3, 0.1, 1, 10, 100, 1000, 1e4])
+@pytest.mark.parametrize("sigma", [1e-3, 0.01, 0.1, 0.5, 1, 3.73, 100, 1e4, 1e6])
+def test_delta_is_right_to_nine_digits_at_every_scale(epsilon, sigma):
+    mp = pytest.importorskip("mpmath")
+    with mp.workdps(60):
+        mu = 1 / mp.mpf(sigma)
+        exact = mp.ncdf(mu / 2 - epsilon / mu) - mp.exp(epsilon) * mp.ncdf(
+            -mu / 2 - epsilon / mu
+        )
+    if exact > 1e-290:
+        assert gaussian_delta(epsilon, sigma) == pytest.approx(float(exact), rel=1e-9)
+    else:
+        assert gaussian_delta(epsilon, sigma) < 1e-280
+
+
+def test_a_known_calibration():
+    """Balle & Wang's own code gives 3.7306 for epsilon 1 and delta 1e-5."""
+    assert gaussian_sigma(1.0, 1e-5) == pytest.approx(3.730632, abs=1e-6)
+    assert gaussian_sigma(1.0, 1e-5) < math.sqrt(2 * math.log(1.25e5))  # the classic
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 0.5, 1.0, 10.0, 1000.0])
+@pytest.mark.parametrize("delta", [1e-300, 1e-50, 1e-9, 1e-5, 0.1, 0.9])
+def test_calibration_and_accounting_are_inverse_and_err_on_the_safe_side(
+    epsilon, delta
+):
+    sigma = gaussian_sigma(epsilon, delta)
+    assert gaussian_delta(epsilon, sigma) <= delta
+    assert gaussian_epsilon(delta, sigma) == pytest.approx(epsilon, rel=1e-9)
+    assert gaussian_delta(gaussian_epsilon(delta, sigma), sigma) <= delta
+
+
+def test_delta_falls_with_epsilon_and_noise():
+    by_epsilon = [gaussian_delta(e, 1.0) for e in np.linspace(0, 30, 200)]
+    by_noise = [gaussian_delta(1.0, s) for s in np.geomspace(0.01, 100, 200)]
+    for values in (by_epsilon, by_noise):
+        assert (np.diff(values) <= 0).all()
+        assert all(0.0 <= value <= 1.0 for value in values)
+
+
+def test_limits():
+    assert gaussian_delta(1.0, 0.0) == 1.0
+    assert gaussian_delta(math.inf, 1.0) == gaussian_delta(1.0, math.inf) == 0.0
+    assert gaussian_delta(0.0, 1e-8) == 1.0
+    assert gaussian_epsilon(1e-5, 0.0) == math.inf
+    assert gaussian_epsilon(0.5, 1e6) == 0.0
+    assert gaussian_sigma(math.inf, 1e-5) == 0.0
+
+
+def test_only_the_ratio_of_noise_and_sensitivity_counts():
+    one, two = gaussian_delta(1.0, 2.0), gaussian_delta(1.0, 0.6, sensitivity=0.3)
+    assert one == pytest.approx(two)
+    assert gaussian_sigma(1.0, 1e-5, sensitivity=0.3) == pytest.approx(
+        0.3 * gaussian_sigma(1.0, 1e-5)
+    )
+
+
+def test_both_branches_of_the_mills_ratio_agree():
+    assert mills_ratio(6.0 - 1e-9) == pytest.approx(mills_ratio(6.0), rel=1e-8)
+    assert mills_ratio(0.0) == pytest.approx(math.sqrt(math.pi / 2))
+    assert mills_ratio(1e6) == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-1.0, 1e-5), "epsilon is -1.0"),
+        ((math.nan, 1e-5), "epsilon is nan"),
+        ((1.0, 0.0), "delta is 0.0"),
+        ((1.0, 1.0), "delta is 1.0"),
+    ],
+)
+def test_a_budget_out_of_range(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        gaussian_sigma(*arguments)
+
+
+# --- configuration --------------------------------------------------------------------
+
+
+def test_the_noise_of_a_configuration_costs_its_budget(config):
+    spent = gaussian_epsilon(
+        config.delta, config.noise_std, sensitivity=config.sensitivity
+    )
+    assert spent == pytest.approx(config.epsilon, rel=1e-9)
+    assert spent <= config.epsilon * (1 + 1e-12)
+
+
+def test_a_budget_from_a_noise_multiplier():
+    config = PrivacyConfig.from_noise(2.0, delta=1e-6, clip=0.5)
+    assert config.noise_std == pytest.approx(2.0 * config.sensitivity)
+    assert config.noise_std >= 2.0 * config.sensitivity * (1 - 1e-12)
+    assert config.epsilon == gaussian_epsilon(1e-6, 2.0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"epsilon": 0.0},
+        {"epsilon": math.nan},
+        {"delta": 0.0},
+        {"delta": 1.5},
+        {"clip": 0.0},
+        {"clip": math.inf},
+        {"count_scale": 0.0},
+        {"min_class_count": -1.0},
+        {"networks": 0},
+        {"layers": ()},
+    ],
+)
+def test_a_setting_out_of_range(settings):
+    (name,) = settings
+    with pytest.raises(ConfigError, match=name):
+        PrivacyConfig(**{"epsilon": 1.0, **settings})
+
+
+def test_a_layer_that_does_not_exist(data):
+    config = PrivacyConfig(epsilon=1.0, width=4, layers=(7,))
+    with pytest.raises(ConfigError, match="choose from 0 to 2"):
+        RandomFeatures(config, data.image_shape)
+
+
+# --- features and sensitivity ---------------------------------------------------------
+
+
+def test_features_are_the_same_for_everyone(config, data, untouched_global_rng):
+    images = to_unit(data.images)
+    one, two = (RandomFeatures(config, data.image_shape)(images) for _ in range(2))
+    other = dataclasses.replace(config, seed=1)
+    assert torch.equal(one, two)
+    assert not torch.equal(one, RandomFeatures(other, data.image_shape)(images))
+
+
+def test_a_feature_does_not_depend_on_the_batch(config, data):
+    """Else one image more would change what the others add."""
+    extractor, images = RandomFeatures(config, data.image_shape), to_unit(data.images)
+    alone = torch.cat([extractor(image[None]) for image in images])
+    assert torch.allclose(extractor(images), alone, atol=1e-6)
+
+
+def test_features_are_no_longer_than_the_clipping_norm(data):
+    for clip in (1e-3, 0.3, 10.0):
+        config = PrivacyConfig(epsilon=1.0, width=4, clip=clip)
+        norms = RandomFeatures(config, data.image_shape)(to_unit(data.images)).norm(
+            dim=1
+        )
+        assert norms.max() <= clip * (1 + 1e-5)
+        assert norms.min() > 0
+
+
+def test_networks_and_layers_add_features(data):
+    sizes = []
+    for extra in ({}, {"networks": 3}, {"layers": (0, 1)}):
+        config = PrivacyConfig(epsilon=1.0, width=4, **extra)
+        sizes.append(len(RandomFeatures(config, data.image_shape).centre))
+    assert sizes == [64, 192, 80]
+
+
+@pytest.mark.parametrize("clip", [1e-3, 0.1, 0.3, 1.0])
+@pytest.mark.parametrize("count_scale", [0.1, 1.0])
+def test_no_image_moves_the_vector_by_more_than_the_sensitivity(
+    data, clip, count_scale
+):
+    """Brute force: remove every image of a set with outliers in turn."""
+    draw = torch.Generator().manual_seed(3)
+    extremes = torch.stack(
+        [
+            torch.zeros(1, 8, 8),
+            torch.full((1, 8, 8), 255),
+            torch.randint(0, 2, (1, 8, 8), generator=draw) * 255,
+            torch.eye(8)[None] * 255,
+        ]
+    ).to(torch.uint8)
+    data = ImageData(
+        images=torch.cat([data.images, extremes]),
+        labels=torch.cat([data.labels, torch.tensor([0, 1, 2, 3])]),
+        classes=CLASSES,
+    )
+    config = PrivacyConfig(epsilon=1.0, width=4, clip=clip, count_scale=count_scale)
+    whole = statistics_vector(data, config)
+    moves = [
+        float((whole - statistics_vector(drop(data, index), config)).norm())
+        for index in range(len(data))
+    ]
+    # What is above the bound is float32 arithmetic in the other images' features.
+    assert max(moves) <= config.sensitivity * (1 + 1e-6)
+    if clip < 0.1:  # every image is clipped, and the bound is reached
+        assert min(moves) == pytest.approx(config.sensitivity, rel=1e-4)
+
+
+def test_the_vector_is_the_sums_and_counts_of_the_classes(config, data):
+    vector = statistics_vector(data, config)
+    features = RandomFeatures(config, data.image_shape)(to_unit(data.images)).double()
+    for label in range(len(CLASSES)):
+        member = data.labels == label
+        expected = features[member].sum(dim=0)
+        assert torch.allclose(vector[label, :-1], expected, atol=1e-5)
+        count = vector[label, -1] / (config.clip * config.count_scale)
+        assert count == pytest.approx(int(member.sum()))
+
+
+# --- release --------------------------------------------------------------------------
+
+
+def test_the_noise_has_the_promised_deviation_everywhere(config, data):
+    exact = statistics_vector(data, config)
+    scale = config.clip * config.count_scale
+    sums, counts = [], []
+    for _ in range(40):
+        noisy = release(data, config, classes=CLASSES)
+        sums.append(noisy.sums_YD.double() - exact[:, :-1])
+        counts.append(noisy.counts_Y.double() - exact[:, -1] / scale)
+    sums, counts = torch.stack(sums), torch.stack(counts)
+    for label in range(len(CLASSES)):
+        std = float(sums[:, label].std())
+        assert std == pytest.approx(config.noise_std, rel=0.1)
+    assert float(sums.std()) == pytest.approx(config.noise_std, rel=0.05)
+    assert float(sums.mean()) == pytest.approx(0.0, abs=0.05 * config.noise_std)
+    assert float(counts.std()) == pytest.approx(config.count_std, rel=0.25)
+    assert config.noise_std == pytest.approx(config.sigma * config.clip)
+
+
+def test_the_noise_is_normal():
+    noise = privacy._noise(400_001, None)
+    assert noise.shape == (400_001,)
+    ordered = np.sort(noise.numpy())
+    ranks = np.arange(1, len(ordered) + 1) / len(ordered)
+    normal = 0.5 * torch.special.erfc(torch.from_numpy(-ordered / math.sqrt(2))).numpy()
+    # Kolmogorov-Smirnov: beyond this once in a hundred million runs.
+    assert np.abs(ranks - normal).max() < 3.1 / math.sqrt(len(ordered))
+
+
+def test_a_public_seed_does_not_repeat_the_noise(config, data, untouched_global_rng):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        one = release(data, config, classes=CLASSES)
+        torch.manual_seed(0)
+        two = release(data, config, classes=CLASSES)
+    assert (one.sums_YD != two.sums_YD).all()
+
+
+def test_a_test_may_inject_its_generator(config, data):
+    one, two = (
+        release(
+            data,
+            config,
+            classes=CLASSES,
+            test_generator=torch.Generator().manual_seed(1),
+        )
+        for _ in range(2)
+    )
+    assert torch.equal(one.sums_YD, two.sums_YD)
+    assert torch.equal(one.counts_Y, two.counts_Y)
+
+
+def test_absent_classes_are_released_like_all_others(config, data):
+    noisy = release(data, config, classes=CLASSES)
+    assert noisy.classes == CLASSES
+    assert len(noisy.sums_YD) == len(noisy.counts_Y) == len(CLASSES)
+    assert noisy.sums_YD[3].std() > 0.5 * config.noise_std
+    assert noisy.counts_Y[3] != 0
+
+
+def test_nothing_but_the_noised_vector_and_public_values_is_released(config, data):
+    renamed = dataclasses.replace(data, name="ward 7")
+    noisy = release(renamed, config, classes=CLASSES)
+    values = {f.name: getattr(noisy, f.name) for f in dataclasses.fields(noisy)}
+    assert values.keys() == {"sums_YD", "counts_Y", "classes", "image_shape", "config"}
+    assert values["config"] is config
+    assert "ward 7" not in str(values)
+
+
+def test_the_class_list_must_be_the_public_one(config, tiny_images):
+    images, labels = tiny_images
+    own = ImageData(images=images, labels=labels, classes=CLASSES[:3])
+    with pytest.raises(DataError, match="label the images by the public list"):
+        release(own, config, classes=CLASSES)
+
+
+def test_without_a_budget_limit_there_is_no_noise_and_no_promise(data):
+    noisy = noiseless(data)
+    assert noisy.counts_Y.tolist() == pytest.approx([10, 10, 10, 0])
+    assert noisy.report()["epsilon"] == noisy.report()["delta"] == "none"
+
+
+def test_the_report_names_the_guarantee(config, data):
+    report = release(data, config, classes=CLASSES).report()
+    assert report["epsilon"] == 4.0
+    assert report["delta"] == 1e-5
+    assert report["clip"] == config.clip
+    assert report["sigma"] == pytest.approx(config.noise_std / config.clip)
+    assert report["adjacency"] == "add or remove one image"
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_classes_are_kept_by_noised_counts_alone(config):
+    counts = torch.tensor([50.0, -3.0, 1.0 + 2 * config.count_std + 1e-3, 0.0])
+    noisy = NoisyStatistics(
+        sums_YD=torch.zeros(4, 64),
+        counts_Y=counts,
+        classes=CLASSES,
+        image_shape=(1, 8, 8),
+        config=config,
+    )
+    assert noisy.kept == (0, 2)
+
+
+def test_statistics_that_do_not_fit(config):
+    good = {
+        "sums_YD": torch.zeros(4, 64),
+        "counts_Y": torch.zeros(4),
+        "classes": CLASSES,
+        "image_shape": (1, 8, 8),
+        "config": config,
+    }
+    for wrong in (
+        {"sums_YD": torch.zeros(3, 64)},
+        {"counts_Y": torch.zeros(4, 1)},
+        {"classes": CLASSES[:2]},
+        {"sums_YD": torch.full((4, 64), math.nan)},
+        {"counts_Y": torch.full((4,), math.inf)},
+    ):
+        with pytest.raises(DataError):
+            NoisyStatistics(**{**good, **wrong})
+
+
+# --- condensing -----------------------------------------------------------------------
+
+
+def test_the_generator_draws_the_classes_it_was_told_the_means_of(data):
+    matching = MatchingConfig(steps=120, codes_per_step=2)
+    condensed, _ = condense_privately(noiseless(data), FORM, matching=matching)
+    assert isinstance(condensed, CondensedDataset)
+    assert condensed.classes == CLASSES[:3]
+    means = torch.stack(
+        [to_unit(data.images[data.labels == y]).mean(0) for y in range(3)]
+    )
+    for images, labels in (condensed.images(), condensed.sample(60, fresh=True)):
+        nearest = torch.cdist(images.flatten(1), means.flatten(1)).argmin(dim=1)
+        assert (nearest == labels).float().mean() > 0.9
+
+
+def test_only_the_statistics_decide(data, untouched_global_rng):
+    noisy = noiseless(data)
+    one, two = (
+        condense_privately(noisy, FORM, matching=QUICK, seed=3)[0] for _ in range(2)
+    )
+    assert one.to_bytes() == two.to_bytes()
+    moved = dataclasses.replace(noisy, sums_YD=noisy.sums_YD + 1.0)
+    other, _ = condense_privately(moved, FORM, matching=QUICK, seed=3)
+    assert other.to_bytes() != one.to_bytes()
+
+
+def test_the_artefact_carries_the_guarantee_and_public_normalisation(config, data):
+    noisy = dataclasses.replace(noiseless(data), config=config)
+    noisy.counts_Y[:3] = 1000.0
+    condensed, report = condense_privately(noisy, FORM, matching=QUICK)
+    again = CondensedDataset.from_bytes(condensed.to_bytes())
+    assert again.metadata["privacy"] == report == noisy.report()
+    assert (again.statistics.mean, again.statistics.std) == ((0.5,), (0.5,))
+    assert "data" not in again.metadata
+
+
+def test_the_loss_is_that_of_the_formula(generator):
+    features = torch.randn(3, 5, 7, generator=generator)
+    targets = torch.randn(3, 7, generator=generator)
+    expected = 0.0
+    for y in range(3):
+        mean = sum(features[y]) / 5
+        expected += float(((mean - targets[y]) ** 2).sum())
+        expected += 0.3 * sum(float(((f - mean) ** 2).sum()) for f in features[y]) / 5
+    loss = matching_loss(features, targets, spread_weight=0.3, clip=0.5)
+    assert float(loss) == pytest.approx(expected / 0.25, rel=1e-5)
+
+
+def test_total_variation_of_a_checkerboard_and_a_plain():
+    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2
+    assert total_variation(board.float()[None, None, None]) == 2.0
+    assert total_variation(torch.ones(2, 3, 1, 8, 8)) == 0.0
+
+
+def test_class_means_are_no_longer_than_a_mean_can_be(data):
+    noisy = noiseless(data)
+    noisy.sums_YD[0] += 1000.0
+    means = class_means(noisy)
+    assert means.shape == (3, noisy.sums_YD.shape[1])
+    assert means.norm(dim=1).max() <= noisy.config.clip * (1 + 1e-6)
+
+
+def test_progress_is_told(data):
+    steps = []
+    condense_privately(
+        noiseless(data),
+        FORM,
+        matching=QUICK,
+        on_step=lambda step, loss: steps.append((step, math.isfinite(loss))),
+    )
+    assert steps == [(step, True) for step in range(5)]
+
+
+def test_a_per_class_code_map_and_a_single_code_work(data):
+    form = dataclasses.replace(FORM, code_map="per_class", images_per_class=1)
+    condensed, _ = condense_privately(noiseless(data), form, matching=QUICK)
+    assert condensed.images()[0].shape == (3, 1, 8, 8)
+
+
+def test_no_class_left(data):
+    with pytest.raises(DataError, match="no class has enough images"):
+        condense_privately(noiseless(data, min_class_count=11.0), FORM)
+
+
+def test_pixels_are_refused(data):
+    form = dataclasses.replace(FORM, kind="pixels")
+    with pytest.raises(ConfigError, match="need kind='generator'"):
+        condense_privately(noiseless(data), form)
+
+
+def test_features_of_another_extractor_are_refused(data):
+    noisy = noiseless(data)
+    wrong = dataclasses.replace(
+        noisy, config=dataclasses.replace(noisy.config, width=8)
+    )
+    with pytest.raises(DataError, match="the same configuration"):
+        condense_privately(wrong, FORM)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": 0},
+        {"codes_per_step": 0},
+        {"learning_rate": 0.0},
+        {"spread_weight": -1.0},
+        {"smoothness": -1.0},
+    ],
+)
+def test_a_matching_setting_out_of_range(settings):
+    (name,) = settings
+    with pytest.raises(ConfigError, match=name):
+        MatchingConfig(**settings)

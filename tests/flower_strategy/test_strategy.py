@@ -1,0 +1,358 @@
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Error,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
+
+from condense_core import CondensedDataset, ConfigError, RunError, evaluate
+from flower_strategy.local_grid import LocalGrid
+from flower_strategy.payload import decode, encode
+from flower_strategy.rounds import RunState
+from flower_strategy.server_app import leave
+
+
+def last(result):
+    return result.state.reports[-1]
+
+
+def same_model(one, two):
+    torch.testing.assert_close(
+        dict(one.state.model), dict(two.state.model), rtol=0, atol=0
+    )
+
+
+class Tampered(LocalGrid):
+    """Changes the replies of some nodes."""
+
+    tampering = None
+
+    def answer(self, message):
+        reply = super().answer(message)
+        number = message.metadata.dst_node_id - 100
+        change = (self.tampering or {}).get(number)
+        return change(message, reply) if change else reply
+
+
+def tampered(grid_of, run_config, tampering, clients=3):
+    grid = grid_of(run_config, clients, kind=Tampered)
+    grid.tampering = tampering
+    return grid
+
+
+def test_one_shot_trains_a_global_model(strategy_of, grid_of, run_config):
+    result = strategy_of(run_config).start(grid_of(run_config))
+    report = last(result)
+    assert report.accepted == ["partition-0", "partition-1", "partition-2"]
+    assert not report.rejected
+    assert report.missing == 0
+    assert 0.0 <= report.accuracy <= 100.0
+    assert set(report.client_seconds) == set(report.accepted)
+    assert report.bytes_up == sum(c.nbytes for c in result.state.contributions.values())
+    assert result.evaluate_metrics_serverapp[1]["accuracy"] == report.accuracy
+    assert result.train_metrics_clientapp[1]["bytes-up"] == report.bytes_up
+    assert result.arrays.to_torch_state_dict().keys() == result.state.model.keys()
+
+
+def test_one_shot_sends_no_model_down(strategy_of, grid_of, run_config):
+    result = strategy_of(run_config).start(grid_of(run_config))
+    assert last(result).bytes_down < 100
+
+
+def test_the_same_run_gives_the_same_model(strategy_of, grid_of, run_config):
+    state = torch.get_rng_state()
+    one, two = (strategy_of(run_config).start(grid_of(run_config)) for _ in range(2))
+    same_model(one, two)
+    assert torch.equal(torch.get_rng_state(), state)
+    other = run_config | {"seed": 1}
+    third = strategy_of(other).start(grid_of(other))
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(
+            one.state.model.values(), third.state.model.values(), strict=True
+        )
+    )
+
+
+def test_rounds_send_the_model_down_and_improve_generators(
+    strategy_of, grid_of, run_config
+):
+    run_config |= {"num-server-rounds": 2}
+    grid = grid_of(run_config)
+    result = strategy_of(run_config).start(grid)
+    second = result.state.reports[1]
+    model = sum(v.numel() * 4 for v in result.state.model.values())
+    assert second.bytes_down > 3 * model
+    assert all("generator" in c.state for c in grid.contexts.values())
+    assert len(second.accepted) == 3
+
+
+def test_clients_test_the_global_model(strategy_of, grid_of, run_config):
+    run_config |= {"evaluate-clients": True}
+    result = strategy_of(run_config).start(grid_of(run_config))
+    metrics = result.evaluate_metrics_clientapp[1]
+    # Their held-out images are together the server's test images.
+    assert metrics["num-examples"] == 360
+    assert metrics["accuracy"] == pytest.approx(last(result).accuracy)
+
+
+def test_a_share_of_the_clients_is_asked(strategy_of, grid_of, run_config):
+    run_config |= {"fraction-train": 0.5, "num-server-rounds": 2, "min-clients": 1}
+    result = strategy_of(run_config).start(grid_of(run_config, clients=4))
+    assert [len(r.accepted) for r in result.state.reports] == [2, 2]
+    asked = {name for r in result.state.reports for name in r.accepted}
+    assert set(result.state.contributions) == asked
+
+
+def test_too_few_clients_end_the_run_with_a_remedy(strategy_of, grid_of, run_config):
+    run_config |= {"min-clients": 4}
+    with pytest.raises(RunError, match="3 clients are connected"):
+        strategy_of(run_config).start(grid_of(run_config))
+
+
+# ------------------------------------------------------------------ faults
+
+
+def vanishes(message, reply):
+    return None
+
+
+def raises(message, reply):
+    return Message(Error(2, "boom"), reply_to=message)
+
+
+def changed_array(change):
+    def tamper(message, reply):
+        arrays = reply.content["condensed"]
+        name = next(n for n in arrays if n.endswith("weight"))
+        arrays[name] = change(arrays[name].numpy())
+        return reply
+
+    return tamper
+
+
+def changed_spec(**values):
+    def tamper(message, reply):
+        spec = json.loads(reply.content["spec"]["json"])
+        reply.content["spec"] = ConfigRecord({"json": json.dumps(spec | values)})
+        return reply
+
+    return tamper
+
+
+def rubbish(message, reply):
+    return Message(RecordDict({"x": MetricRecord({"y": 1})}), reply_to=message)
+
+
+def zip_bytes(values):
+    return Array(
+        dtype="float32", shape=values.shape, stype="numpy.ndarray", data=b"PK\x03\x04"
+    )
+
+
+def huge_header(values):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (17179869184,), }"
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    padding = bytes(values.nbytes)
+    return Array(
+        dtype="float32", shape=(1,), stype="numpy.ndarray", data=data + padding
+    )
+
+
+FAULTS = {
+    "raises": (raises, "boom"),
+    "sends NaN": (
+        changed_spec(normalisation={"mean": [float("nan")], "std": [1.0]}),
+        "normalisation",
+    ),
+    "wrong shape": (changed_array(lambda v: Array(v.reshape(-1))), "expected"),
+    "zip bytes": (changed_array(zip_bytes), "bytes"),
+    "huge header": (changed_array(huge_header), "expected"),
+    "unknown architecture": (
+        changed_spec(architecture={"kind": "transformer"}),
+        "metadata",
+    ),
+    "classes out of range": (changed_spec(class_ids=list(range(1, 11))), "class_ids"),
+    "count of 10^12": (changed_spec(counts=[10**12] * 10), "counts"),
+    "no contribution at all": (rubbish, "records"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_faulty_client_is_left_out_with_a_reason(
+    strategy_of, grid_of, run_config, name
+):
+    fault, reason = FAULTS[name]
+    grid = tampered(grid_of, run_config, {1: fault})
+    result = strategy_of(run_config).start(grid)
+    assert last(result).accepted == ["partition-0", "partition-2"]
+    assert reason in last(result).rejected["node 101"]
+    assert last(result).accuracy is not None
+
+
+def test_a_client_that_vanishes_is_counted(strategy_of, grid_of, run_config):
+    run_config |= {"round-seconds": 1.0}
+    grid = tampered(grid_of, run_config, {0: vanishes})
+    started = time.monotonic()
+    result = strategy_of(run_config).start(grid)
+    assert last(result).missing == 1
+    assert last(result).accepted == ["partition-1", "partition-2"]
+    assert time.monotonic() - started < 60
+
+
+def test_a_clients_failure_tells_no_more_than_it_must(strategy_of, grid_of, run_config):
+    run_config |= {"min-class-count": 10_000}
+    result = strategy_of(run_config).start(grid_of(run_config))
+    assert last(result).accepted == []
+    (reason, *_) = set(last(result).rejected.values())
+    assert "min-class-count" in reason
+    assert "Traceback" not in reason
+    assert last(result).accuracy is None  # and no model was trained
+
+
+def test_a_client_cannot_take_anothers_name(strategy_of, grid_of, run_config):
+    grid = tampered(grid_of, run_config, {2: changed_spec(client="partition-0")})
+    result = strategy_of(run_config).start(grid)
+    assert last(result).accepted == ["partition-0", "partition-1"]
+    assert "another node" in last(result).rejected["node 102"]
+
+
+def test_an_earlier_contribution_stays_when_its_client_fails(
+    strategy_of, grid_of, run_config
+):
+    run_config |= {"num-server-rounds": 2}
+
+    def fails_later(message, reply):
+        if message.content["config"]["server-round"] > 1:
+            return raises(message, reply)
+        return reply
+
+    result = strategy_of(run_config).start(
+        tampered(grid_of, run_config, {1: fails_later})
+    )
+    assert result.state.reports[1].accepted == ["partition-0", "partition-2"]
+    assert sorted(result.state.contributions) == [
+        "partition-0",
+        "partition-1",
+        "partition-2",
+    ]
+
+
+def test_a_poisoned_class_is_dropped(strategy_of, grid_of, run_config):
+    run_config |= {"robust-threshold": 4.0, "upload-bytes": 30_000}
+    run_config["overrides"] = "pretrain.steps=150 pretrain.batch_size=64"
+
+    def poisons(message, reply):
+        spec = json.loads(reply.content["spec"]["json"])
+        # The images of a zero are sent under the name of a one, and the other way.
+        arrays = reply.content["condensed"]
+        for name in ("class_embedding", "code_mean", "code_factor"):
+            for key in (name, f"{name}.scale"):
+                if key in arrays:
+                    values = arrays[key].numpy().copy()
+                    values[[0, 1]] = values[[1, 0]]
+                    arrays[key] = Array(values)
+        reply.content["spec"] = ConfigRecord({"json": json.dumps(spec)})
+        return reply
+
+    grid = tampered(grid_of, run_config, {1: poisons}, clients=5)
+    result = strategy_of(run_config).start(grid)
+    assert {("partition-1", 0), ("partition-1", 1)} <= result.dropped
+    honest = {client for client, _ in result.dropped} - {"partition-1"}
+    assert not honest
+    assert last(result).rejected["partition-1, class 0"] == "far from its peers"
+
+
+# ------------------------------------------------------------------ on disk
+
+
+def test_a_killed_server_resumes_to_the_same_result(
+    strategy_of, grid_of, run_config, tmp_path
+):
+    run_config |= {"num-server-rounds": 3}
+    whole = strategy_of(run_config).start(grid_of(run_config))
+
+    folder = {"save-to": str(tmp_path / "run")}
+    before = run_config | folder | {"num-server-rounds": 2}
+    strategy_of(before).start(grid_of(before))
+    after = run_config | folder | {"resume-from": folder["save-to"]}
+    # A new run has new nodes, whose state is empty.
+    resumed = strategy_of(after).start(grid_of(after))
+    same_model(whole, resumed)
+    assert [r.server_round for r in resumed.state.reports] == [1, 2, 3]
+    assert resumed.state.reports[2].accuracy == whole.state.reports[2].accuracy
+
+
+def test_a_finished_run_is_not_run_again(strategy_of, grid_of, run_config, tmp_path):
+    run_config |= {"save-to": str(tmp_path)}
+    first = strategy_of(run_config).start(grid_of(run_config))
+    again = run_config | {"resume-from": str(tmp_path)}
+    second = strategy_of(again).start(grid_of(again))
+    same_model(first, second)
+    assert len(second.state.reports) == 1
+
+
+def test_rounds_are_left_as_artefacts(strategy_of, grid_of, run_config, tmp_path):
+    run_config |= {"save-to": str(tmp_path)}
+    strategy = strategy_of(run_config)
+    result = strategy.start(grid_of(run_config))
+    leave(result, strategy, tmp_path)
+    state = RunState.load(tmp_path)
+    assert sorted(state.contributions) == sorted(result.state.contributions)
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert content["rounds"][0]["accepted"] == last(result).accepted
+    merged = CondensedDataset.load(tmp_path / "merged.safetensors")
+    assert merged.images_per_class == 3
+    report = evaluate(
+        merged, strategy.test, repeats=1, width=4, max_steps=1, device="cpu"
+    )
+    assert report.images == 30
+
+
+# ------------------------------------------------------------------ as Flower calls it
+
+
+def test_replies_can_be_aggregated_by_flowers_own_loop(
+    strategy_of, grid_of, run_config
+):
+    strategy = strategy_of(run_config)
+    grid = grid_of(run_config)
+    messages = strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid)
+    arrays, metrics = strategy.aggregate_train(1, grid.send_and_receive(messages))
+    assert metrics["clients"] == 3
+    expected = strategy_of(run_config).start(grid_of(run_config))
+    torch.testing.assert_close(
+        dict(arrays.to_torch_state_dict()), dict(expected.state.model)
+    )
+
+
+def test_test_images_must_fit(strategy_of, run_config):
+    strategy = strategy_of(run_config)
+    other = replace(strategy.test, classes=tuple("abcdefghij"))
+    with pytest.raises(ConfigError, match="do not fit"):
+        type(strategy)(
+            strategy.settings,
+            strategy.model,
+            image_shape=(1, 8, 8),
+            classes=strategy.test.classes,
+            test=other,
+        )
+
+
+def test_what_a_client_sends_is_what_it_keeps(strategy_of, grid_of, run_config):
+    strategy, grid = strategy_of(run_config), grid_of(run_config)
+    messages = strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid)
+    reply = next(iter(grid.send_and_receive(messages)))
+    sent = decode(reply.content, strategy.limits)
+    assert encode(sent)["condensed"].keys() == reply.content["condensed"].keys()
+    assert np.isfinite(sent.condensed.images()[0].numpy()).all()
