@@ -26,7 +26,12 @@ from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 from torch import Tensor
 
-from condense_core import CondensedDataset, CondenseError, PixelStatistics
+from condense_core import (
+    CondensedDataset,
+    CondenseError,
+    ConfigError,
+    PixelStatistics,
+)
 from condense_core.compact import pack, unpack
 from condense_core.devices import resolve_device
 from condense_core.networks import build_network
@@ -73,6 +78,11 @@ def condense(message: Message, context: Context) -> Message:
     model = ModelSettings.read(context.run_config)
     local = _local(context)
     if settings.dp_epsilon > 0:
+        if message.content.config_records["config"]["server-round"] != 1:
+            raise ConfigError(
+                "the privacy budget is for one release, made in the first round: what "
+                "was sent then stays in use"
+            )
         contribution = condense_with_privacy(local.client, local.train, settings, model)
     else:
         contribution = _condense_openly(message, context, local, settings, model)

@@ -80,7 +80,7 @@ def _simulated(node_config: Mapping[str, Any], settings: DataSettings) -> LocalD
     shares = partition(
         train.labels.numpy(), count, settings.partition, settings.partition_seed
     )
-    held_out = iid(len(test), count)[number]
+    held_out = iid(len(test), count, seed=settings.partition_seed)[number]
     return LocalData(
         client=f"partition-{number}",
         train=train.subset(torch.from_numpy(shares[number])),

@@ -132,7 +132,7 @@ class ClientSettings(Settings):
     """Budget of the differentially private mode; 0 is off. Every run spends it anew."""
     dp_delta: float = 1e-5
     """Its delta; keep it well below one over the number of images."""
-    dp_clip: float = 0.3
+    dp_clip: float = 0.2
     """Norm that an image's features are scaled down to there."""
 
     def __post_init__(self) -> None:

@@ -1,0 +1,1 @@
+"""Parts of `federated.py`, which is a script and not a package."""

@@ -1,0 +1,91 @@
+"""The rows of the table, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from federated_lib.images import (
+    choose_herded,
+    choose_random,
+    condensed_of,
+    send_images,
+    train_and_test,
+)
+from federated_lib.local_training import ensemble, run_rounds
+from federated_lib.ours import run_centralised, run_federated
+from federated_lib.setting import Cell, Federation, Outcome, Point, Setting
+
+MISSING = 3  # clients of ``ours-missing``
+
+Run = Callable[[Cell, Setting, Federation, Path | None, int], Outcome]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row.
+
+    Attributes:
+        label: What the report calls it.
+        run: Called with cell, setting, data, folder of the data and rounds.
+        bounded: Whether clients send at most ``--upload-bytes``.
+        several: Whether it takes ``--rounds``.
+    """
+
+    label: str
+    run: Run
+    bounded: bool = True
+    several: bool = False
+
+
+def _centralised(
+    cell: Cell, setting: Setting, federation: Federation, root: Path | None, rounds: int
+) -> Outcome:
+    found = train_and_test(federation.train, cell, setting, federation)
+    size = federation.train.images.nbytes
+    return Outcome([Point(rounds=1, accuracy=found, bytes_up=size, bytes_down=0)])
+
+
+def _local(**options) -> Run:
+    return lambda c, s, f, root, rounds: run_rounds(c, s, f, rounds=rounds, **options)
+
+
+def _one_shot(c, s, f, root, rounds) -> Outcome:
+    return run_rounds(c, s, f, rounds=1, epochs=s.one_shot_epochs)
+
+
+def _images(choose_of) -> Run:
+    return lambda c, s, f, root, rounds: send_images(choose_of(c.dataset), c, s, f)
+
+
+def _ours(*, shot: bool, missing: int = 0) -> Run:
+    return lambda c, s, f, root, rounds: run_federated(
+        c, s, f, data_root=root, rounds=1 if shot else rounds, missing=missing
+    )
+
+
+ROWS = {
+    "centralised": Row("all real images in one place", _centralised, bounded=False),
+    "centralised-condensed": Row(
+        "ours, all images at one client",
+        lambda c, s, f, root, r: run_centralised(c, s, f),
+    ),
+    "fedavg-one-shot": Row(
+        "one-shot FedAvg, 10 local epochs", _one_shot, bounded=False
+    ),
+    "ensemble": Row(
+        "ensemble of local models, 10 epochs",
+        lambda c, s, f, root, rounds: ensemble(c, s, f),
+        bounded=False,
+    ),
+    "fedavg": Row("FedAvg", _local(), bounded=False, several=True),
+    "fedprox": Row("FedProx", _local(proximal=True), bounded=False, several=True),
+    "real-random": Row("random real images", _images(lambda d: choose_random)),
+    "real-herded": Row("herded real images", _images(lambda d: choose_herded)),
+    "pixels": Row("condensed pixels", _images(condensed_of)),
+    "ours": Row("**ours**, one shot", _ours(shot=True)),
+    "ours-missing": Row(
+        f"**ours**, one shot, {MISSING} clients missing",
+        _ours(shot=True, missing=MISSING),
+    ),
+    "ours-rounds": Row("**ours**", _ours(shot=False), several=True),
+}
