@@ -1,0 +1,78 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from condense_core import ConfigError, DataError, condense
+from condense_core.networks import build_network
+from condense_core.refine import refine
+
+
+@pytest.fixture
+def start(tiny_data, tiny_config):
+    return condense(tiny_data, tiny_config, device="cpu", progress=False)
+
+
+def network_of(data, width=4):
+    return build_network(
+        "convnet",
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        width=width,
+        seed=9,
+    ).state_dict()
+
+
+def refined(start, data, config, **options):
+    return refine(start, data, config, device="cpu", progress=False, **options)
+
+
+def test_it_goes_on_from_the_condensed_set(start, tiny_data, tiny_config):
+    before = start.images()[0]
+    later = refined(start, tiny_data, tiny_config)
+    assert later.spec == start.spec
+    assert later.precision == start.precision
+    assert later.metadata["data"] == start.metadata["data"]
+    assert not torch.equal(later.images()[0], before)
+    torch.testing.assert_close(start.images()[0], before)  # left unchanged
+
+
+def test_without_updates_nothing_but_the_rounding_happens(
+    start, tiny_data, tiny_config
+):
+    config = replace(tiny_config, loop=replace(tiny_config.loop, restarts=0))
+    later = refined(start, tiny_data, config)
+    torch.testing.assert_close(
+        later.tensors["codebook"], start.tensors["codebook"], rtol=0, atol=0
+    )
+
+
+def test_same_seed_same_result(start, tiny_data, tiny_config):
+    one, two = (refined(start, tiny_data, tiny_config) for _ in range(2))
+    torch.testing.assert_close(one.tensors, two.tensors, rtol=0, atol=0)
+
+
+def test_phi_starts_from_the_given_network(start, tiny_data, tiny_config):
+    given = network_of(tiny_data)
+    with_it = refined(start, tiny_data, tiny_config, network=given)
+    without = refined(start, tiny_data, tiny_config)
+    assert not torch.equal(with_it.images()[0], without.images()[0])
+    again = network_of(tiny_data)
+    torch.testing.assert_close(given, again)  # and is not trained in place
+
+
+def test_a_network_of_another_size_is_refused(start, tiny_data, tiny_config):
+    with pytest.raises(ConfigError, match="does not fit network"):
+        refined(start, tiny_data, tiny_config, network=network_of(tiny_data, width=5))
+
+
+def test_other_data_are_refused(start, tiny_data, tiny_config):
+    renamed = replace(tiny_data, classes=tuple(f"other {c}" for c in tiny_data.classes))
+    with pytest.raises(DataError, match="do not fit"):
+        refined(start, renamed, tiny_config)
+
+
+def test_soft_labels_are_refused(start, tiny_data, tiny_config):
+    config = replace(tiny_config, loss=replace(tiny_config.loss, soft_labels=True))
+    with pytest.raises(ConfigError, match="soft_labels"):
+        refined(start, tiny_data, config)
