@@ -16,6 +16,7 @@ from flwr.app import (
 )
 
 from condense_core import CondensedDataset, ConfigError, RunError, evaluate
+from flower_strategy import condensing
 from flower_strategy.local_grid import LocalGrid
 from flower_strategy.payload import decode, encode
 from flower_strategy.rounds import RunState
@@ -271,6 +272,45 @@ def test_a_poisoned_class_is_dropped(strategy_of, grid_of, run_config):
     honest = {client for client, _ in result.dropped} - {"partition-1"}
     assert not honest
     assert last(result).rejected["partition-1, class 0"] == "far from its peers"
+
+
+# ------------------------------------------------------------------ privacy
+
+
+def test_the_private_mode_reports_its_budget_and_releases_once(
+    strategy_of, grid_of, run_config, monkeypatch
+):
+    released = []
+    original = condensing.release
+
+    def counted(data, *arguments, **options):
+        released.append(len(data))
+        return original(data, *arguments, **options)
+
+    monkeypatch.setattr(condensing, "release", counted)
+    run_config |= {"dp-epsilon": 50.0, "num-server-rounds": 2}
+    result = strategy_of(run_config).start(grid_of(run_config))
+    assert len(released) == 3
+    assert result.state.reports[0].accepted == [f"partition-{i}" for i in range(3)]
+    assert result.state.reports[1].accepted == []
+    assert "budget" in result.state.reports[1].rejected["node 100"]
+    for contribution in result.state.contributions.values():
+        assert contribution.privacy["epsilon"] == 50.0
+        assert contribution.privacy["delta"] == 1e-5
+
+
+def test_private_counts_are_noised(strategy_of, grid_of, run_config):
+    run_config |= {"min-clients": 1, "partition": "iid"}
+    private = run_config | {"dp-epsilon": 4.0}
+    open_, noised = (
+        strategy_of(c).start(grid_of(c, clients=1)).state.contributions["partition-0"]
+        for c in (run_config, private)
+    )
+    assert open_.privacy is None
+    assert noised.class_ids == open_.class_ids
+    assert noised.counts != open_.counts
+    # The noise on a count has a deviation of four images at this budget.
+    assert np.abs(np.subtract(noised.counts, open_.counts)).max() < 40
 
 
 # ------------------------------------------------------------------ on disk
