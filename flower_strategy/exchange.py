@@ -35,8 +35,16 @@ class Replies:
     missing: list[int] = field(default_factory=list)
 
 
-def wait_for_nodes(grid: Grid, least: int, seconds: float) -> list[int]:
-    """Ids of the connected nodes, ascending, once there are enough.
+def wait_for_nodes(
+    grid: Grid, least: int, seconds: float, *, wanted: int = 0
+) -> list[int]:
+    """Ids of the connected nodes, ascending.
+
+    Args:
+        grid: Flower's.
+        least: Fewer are an error.
+        seconds: Time to wait.
+        wanted: Come back before the time is up only with as many, if more than least.
 
     Raises:
         RunError: There are too few when the time is up.
@@ -45,9 +53,10 @@ def wait_for_nodes(grid: Grid, least: int, seconds: float) -> list[int]:
     pause = PAUSE_SECONDS
     while True:
         nodes = sorted(grid.get_node_ids())
-        if len(nodes) >= least:
+        late = time.monotonic() >= deadline
+        if len(nodes) >= max(least, wanted) or (late and len(nodes) >= least):
             return nodes
-        if time.monotonic() >= deadline:
+        if late:
             raise RunError(
                 f"{len(nodes)} clients are connected after {seconds:g} s, {least} are "
                 "needed: start more, or lower min-clients or raise wait-seconds"

@@ -14,8 +14,9 @@ from condense_core import ConfigError, PixelStatistics
 from condense_core.runlog import atomic_write_text
 from flower_strategy.aggregation import merge
 from flower_strategy.local_data import load_global
+from flower_strategy.result import CondensationResult
 from flower_strategy.settings import DataSettings, ModelSettings, ServerSettings
-from flower_strategy.strategy import CondensationResult, CondensationStrategy
+from flower_strategy.strategy import CondensationStrategy
 
 RESULT, MERGED = "result.json", "merged.safetensors"
 

@@ -149,9 +149,13 @@ class ServerSettings(Settings):
     fraction_train: float = 1.0
     """Share of the connected clients asked in a round."""
     min_clients: int = 2
-    """Clients to wait for, and contributions that a round needs."""
+    """Contributions that a round needs."""
+    min_available_clients: int = 0
+    """Clients to wait for before a round; 0 is ``min_clients``. Those who connect later
+    take part from the next round."""
     wait_seconds: float = 120.0
-    """How long to wait for ``min_clients`` before the run is given up."""
+    """How long to wait for them. With ``min_clients`` connected the round starts then,
+    with fewer the run is given up."""
     round_seconds: float = 3600.0
     """Deadline of a round; who is late is counted as missing."""
     synthetic_images: int = 20_000
@@ -186,6 +190,7 @@ class ServerSettings(Settings):
         self.require(
             num_server_rounds=1,
             min_clients=1,
+            min_available_clients=0,
             wait_seconds=0.0,
             round_seconds=1.0,
             synthetic_images=1,

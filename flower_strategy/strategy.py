@@ -7,7 +7,7 @@ matching network, and they send improved generators.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from logging import INFO, WARNING
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from flwr.app import (
 )
 from flwr.common.logger import log
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from condense_core import ConfigError, ImageData, PixelStatistics
@@ -37,7 +37,7 @@ from flower_strategy.aggregation import (
     synthesise,
     train_global,
 )
-from flower_strategy.exchange import exchange, wait_for_nodes
+from flower_strategy.exchange import Replies, exchange, wait_for_nodes
 from flower_strategy.npy import PayloadError
 from flower_strategy.payload import (
     Contribution,
@@ -45,26 +45,13 @@ from flower_strategy.payload import (
     content_bytes,
     decode,
 )
+from flower_strategy.result import CondensationResult, metrics_of
 from flower_strategy.robust import outliers
 from flower_strategy.rounds import RoundReport, RunState
 from flower_strategy.settings import ModelSettings, ServerSettings
 
 GLOBAL, CONFIG, GENERATOR = "arrays", "config", "generator"  # records that go down
 CONDENSE, EVALUATE, IDENTIFY = "train.condense", "evaluate", "query.identify"
-
-
-@dataclass(repr=False)
-class CondensationResult(Result):
-    """Flower's result, and what condensation adds to it.
-
-    Attributes:
-        state: Reports of all rounds, every client's newest contribution, the global
-            model.
-        dropped: (client, class) pairs that the robust check left out last.
-    """
-
-    state: RunState = field(default_factory=RunState)
-    dropped: frozenset[tuple[str, int]] = frozenset()
 
 
 class CondensationStrategy(Strategy):
@@ -187,7 +174,7 @@ class CondensationStrategy(Strategy):
                 self.state.save(Path(self.settings.save_to))
         for report in self.state.reports:
             number = report.server_round
-            result.train_metrics_clientapp[number] = _metrics(report)
+            result.train_metrics_clientapp[number] = metrics_of(report)
             if report.accuracy is not None:
                 own = MetricRecord({"accuracy": report.accuracy})
                 result.evaluate_metrics_serverapp.setdefault(number, own)
@@ -204,31 +191,14 @@ class CondensationStrategy(Strategy):
             self.configure_train(server_round, self._arrays(), config, grid)
         )
         replies = exchange(grid, messages, seconds)
-        accepted, refused = self.collect(replies.content)
-        failed = {f"node {node}": why for node, why in replies.failed.items()}
-        for who, reason in (failed | refused).items():
-            log(WARNING, "\t├──> left out %s: %s", who, reason)
-        if replies.missing:
-            log(WARNING, "\t├──> %d clients did not answer", len(replies.missing))
-        report = RoundReport(
-            server_round=server_round,
-            accepted=sorted(accepted),
-            rejected=failed | refused,
-            missing=len(replies.missing),
-            bytes_up=sum(content_bytes(m.content) for m in replies.content.values()),
-            bytes_down=sum(content_bytes(m.content) for m in messages),
-            client_seconds={name: c.seconds for name, c in accepted.items()},
-        )
-        self._learn(report, accepted, started)
+        sent = sum(content_bytes(message.content) for message in messages)
+        self._close_round(server_round, replies, bytes_down=sent, started=started)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """A message for each client that is asked to condense."""
-        nodes = wait_for_nodes(
-            grid, self.settings.min_clients, self.settings.wait_seconds
-        )
-        chosen = self.sample_nodes(nodes, server_round)
+        chosen = self.sample_nodes(self._wait_for_nodes(grid), server_round)
         down = ConfigRecord({**config, "server-round": server_round})
         for node in chosen:
             content = RecordDict({CONFIG: down})
@@ -254,20 +224,16 @@ class CondensationStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Collect replies and train on them; for callers with a loop of their own."""
-        started, given = time.monotonic(), list(replies)
-        content = {m.metadata.src_node_id: m for m in given if not m.has_error()}
-        accepted, refused = self.collect(content)
+        started, found = time.monotonic(), Replies()
+        for reply in replies:
+            if reply.has_error():
+                found.failed[reply.metadata.src_node_id] = str(reply.error.reason)
+            else:
+                found.content[reply.metadata.src_node_id] = reply
         if not self.state.model:
             self.state = RunState(model=self._first_weights(None))
-        report = RoundReport(
-            server_round=server_round,
-            accepted=sorted(accepted),
-            rejected=refused,
-            bytes_up=sum(content_bytes(m.content) for m in content.values()),
-            client_seconds={name: c.seconds for name, c in accepted.items()},
-        )
-        self._learn(report, accepted, started)
-        return self._arrays(), _metrics(self.state.reports[-1])
+        self._close_round(server_round, found, bytes_down=0, started=started)
+        return self._arrays(), metrics_of(self.state.reports[-1])
 
     def collect(
         self, replies: Mapping[int, Message]
@@ -353,10 +319,25 @@ class CondensationStrategy(Strategy):
             device=resolve_device(self.model.device),
         )
 
-    def _learn(
-        self, report: RoundReport, accepted: Mapping[str, Contribution], started: float
+    def _close_round(
+        self, server_round: int, replies: Replies, *, bytes_down: int, started: float
     ) -> None:
-        """Take contributions in, train if there are enough, close the round."""
+        """Take contributions in, train if there are enough, add the report."""
+        accepted, refused = self.collect(replies.content)
+        failed = {f"node {node}": why for node, why in replies.failed.items()}
+        for who, reason in (failed | refused).items():
+            log(WARNING, "\t├──> left out %s: %s", who, reason)
+        if replies.missing:
+            log(WARNING, "\t├──> %d clients did not answer", len(replies.missing))
+        report = RoundReport(
+            server_round=server_round,
+            accepted=sorted(accepted),
+            rejected=failed | refused,
+            missing=len(replies.missing),
+            bytes_up=sum(content_bytes(m.content) for m in replies.content.values()),
+            bytes_down=bytes_down,
+            client_seconds={name: c.seconds for name, c in accepted.items()},
+        )
         merged = {**self.state.contributions, **accepted}
         # In the order of names: who answers first must not change the result.
         self.state = replace(self.state, contributions=dict(sorted(merged.items())))
@@ -416,9 +397,7 @@ class CondensationStrategy(Strategy):
         self.state = RunState.load(folder)
         if not self.state.contributions:
             return
-        nodes = wait_for_nodes(
-            grid, self.settings.min_clients, self.settings.wait_seconds
-        )
+        nodes = self._wait_for_nodes(grid)
         asked = [Message(RecordDict(), node, IDENTIFY) for node in nodes]
         answers = exchange(grid, asked, self.settings.wait_seconds)
         for node, reply in sorted(answers.content.items()):
@@ -427,6 +406,15 @@ class CondensationStrategy(Strategy):
             if name in self.state.contributions and name not in self._nodes_of:
                 self._nodes_of[name] = node
                 self._resumed[node] = name
+
+    def _wait_for_nodes(self, grid: Grid) -> list[int]:
+        settings = self.settings
+        return wait_for_nodes(
+            grid,
+            settings.min_clients,
+            settings.wait_seconds,
+            wanted=settings.min_available_clients,
+        )
 
     def _network(self) -> FeatureNetwork:
         shape, classes = self.limits.image_shape, len(self.limits.classes)
@@ -439,18 +427,3 @@ class CondensationStrategy(Strategy):
 
     def _arrays(self) -> ArrayRecord:
         return ArrayRecord(dict(self.state.model))
-
-
-def _metrics(report: RoundReport) -> MetricRecord:
-    """A report as Flower keeps it."""
-    return MetricRecord(
-        {
-            "clients": len(report.accepted),
-            "rejected": len(report.rejected),
-            "missing": report.missing,
-            "bytes-up": report.bytes_up,
-            "bytes-down": report.bytes_down,
-            "seconds": report.seconds,
-            "synthetic-images": report.synthetic_images,
-        }
-    )

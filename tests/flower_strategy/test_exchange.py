@@ -92,5 +92,14 @@ def test_a_message_that_cannot_be_sent_is_a_failure():
 def test_nodes_are_waited_for_only_so_long():
     grid = Scripted(lambda m: None, nodes=2)
     assert wait_for_nodes(grid, 2, 0.0) == [100, 101]
+    assert wait_for_nodes(grid, 1, 0.0, wanted=5) == [100, 101]
     with pytest.raises(RunError, match="2 clients are connected"):
         wait_for_nodes(grid, 3, 0.0)
+
+
+def test_more_nodes_are_waited_for_if_wanted(monkeypatch):
+    grid = Scripted(lambda m: None, nodes=3)
+    connected = iter([[100], [100, 101], [100, 101, 102]])
+    monkeypatch.setattr(grid, "get_node_ids", lambda: next(connected))
+    monkeypatch.setattr("flower_strategy.exchange.PAUSE_SECONDS", 0.0)
+    assert wait_for_nodes(grid, 1, 60.0, wanted=3) == [100, 101, 102]
