@@ -282,10 +282,12 @@ class CondensedDataset:
         codes = self._synthesiser.codebook.codes
         spread = codes.std(dim=0, unbiased=False) if len(codes) > 1 else 1.0
         noise = torch.randn(count, self.spec.latent_dim, generator=draw).to(device)
-        images = self._synthesiser.generate(
-            codes.mean(dim=0) + spread * noise, labels.to(device)
-        )
-        return to_unit(to_bytes(images)), labels.to(device)
+        labels = labels.to(device)
+        images = self._synthesiser.generate(codes.mean(dim=0) + spread * noise, labels)
+        if self.spec.dispersion:
+            noise = torch.randn(images.shape, generator=draw).to(device)
+            images = self._synthesiser.observe(images, labels, noise)
+        return to_unit(to_bytes(images)), labels
 
     def synthesiser(self, device: str | torch.device = "cpu") -> Synthesiser:
         """A trainable copy of what makes the images, decoded to fp32."""

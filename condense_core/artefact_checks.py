@@ -96,6 +96,8 @@ def read_spec(metadata: Mapping[str, Any]) -> SynthesiserSpec:
         raise ArtefactError(f"codes {spec.codes!r:.40} is not supported")
     if spec.code_map not in ("shared", "per_class"):
         raise ArtefactError(f"code map {spec.code_map!r:.40} is not supported")
+    if type(spec.dispersion) is not bool:
+        raise ArtefactError(f"dispersion {spec.dispersion!r:.40} is not supported")
     if not isinstance(spec.truncation, float) or not spec.truncation > 0:
         raise ArtefactError(f"truncation {spec.truncation!r:.40} is not supported")
     if metadata.get("precision") not in PRECISIONS:

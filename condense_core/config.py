@@ -64,6 +64,9 @@ class FormatConfig:
     """Where codes lie in latent space: ``per_class`` moves the shared codes to each
     class's own region, z -> mean_y + factor_y z, fitted by ``variational``
     pre-training; not in the paper."""
+    dispersion: bool = False
+    """Whether fresh images get the noise that ``variational`` pre-training found around
+    the generator's, one number a class; not in the paper."""
     blocks: int | None = None
     """Upsampling blocks; None: 3 for 28 and 32 px, 4 for 64 px (sec. 4.2)."""
     precision: Literal["fp32", "fp16", "int8"] = "fp16"

@@ -3,7 +3,8 @@
 ``NAME-ipcK`` is the full setting, for a GPU; ``NAME-ipcK-cpu`` is narrower and shorter
 and ends within minutes on two cores. ``NAME-ipcK-paper`` keeps to what the paper says:
 its five losses, its optimisers, Algorithm 1 to the letter and adversarial
-pre-training. ``digits`` is the demo, ``replay`` what a replay memory condenses with.
+pre-training. ``digits`` is the demo, ``replay`` what a replay memory condenses with,
+``federated`` what a federated client sends.
 """
 
 from collections.abc import Callable, Iterator
@@ -218,6 +219,16 @@ def _replay() -> Settings:
     }
 
 
+def _federated() -> Settings:
+    """As `_replay`, for a network that sees generated images alone.
+
+    In a replay memory the newest classes are real, and roughness is no more than one of
+    many differences; here the whole training set is generated (docs/federated.md).
+    """
+    replay = _replay()
+    return {**replay, "format": {**replay["format"], "dispersion": True}}
+
+
 def _replay_refined() -> Settings:
     """As `_replay`, then 150 updates of the paper's losses on the codebook's images."""
     replay = _replay()
@@ -240,6 +251,7 @@ def _presets() -> Iterator[tuple[str, Callable[[], Settings]]]:
     yield "digits-ipc1", partial(_digits, 1)
     yield "replay", _replay
     yield "replay-refined", _replay_refined
+    yield "federated", _federated
     for name in DATA_SETS:
         if name == "digits":
             continue

@@ -33,6 +33,7 @@ class SynthesiserSpec:
     channels: int = 1
     blocks: int | None = None
     code_map: str = "shared"
+    dispersion: bool = False
 
     @classmethod
     def from_config(
@@ -57,6 +58,7 @@ class SynthesiserSpec:
             channels=config.channels,
             blocks=config.blocks,
             code_map=config.code_map,
+            dispersion=config.dispersion,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,10 +101,12 @@ class GeneratorSynthesiser(Synthesiser):
         generator: `ConditionalGenerator`.
         code_mean: (Y, Z), only with ``code_map="per_class"``.
         code_factor: (Y, Z, Z) lower triangular, likewise.
+        dispersion: (Y,), only with ``dispersion=True``; see `observe`.
     """
 
     code_mean: Tensor
     code_factor: Tensor
+    dispersion: Tensor
 
     def __init__(self, spec: SynthesiserSpec, *, seed: int = 0) -> None:
         """Build with fresh weights; use `seeded_initialisation` for fixed ones."""
@@ -129,6 +133,8 @@ class GeneratorSynthesiser(Synthesiser):
             if not factor.is_meta:  # only the shape is asked for; see Codebook.draw
                 factor.diagonal(dim1=1, dim2=2).fill_(1.0)
             self.register_buffer("code_factor", factor)
+        if spec.dispersion:
+            self.register_buffer("dispersion", torch.zeros(spec.num_classes))
 
     def forward(self, class_ids_Y: Tensor, code_ids_K: Tensor) -> Tensor:
         """Images (Y, K, C, H, W): every given code under every given class."""
@@ -149,6 +155,26 @@ class GeneratorSynthesiser(Synthesiser):
             codes_BZ = self.code_mean[class_ids_B] + moved_BZ1.squeeze(2)
         images: Tensor = self.generator(codes_BZ, self.class_embedding[class_ids_B])
         return images
+
+    def observe(
+        self, images_BCHW: Tensor, class_ids_B: Tensor, noise_BCHW: Tensor
+    ) -> Tensor:
+        """Images as data would scatter around what G draws.
+
+        G is fitted by the cross entropy of grey values, so that x is the mean of a
+        quasi-binomial variable of variance phi_y x (1 - x) (McCullagh & Nelder 1989):
+        none where G is sure, most at middle grey. Without it a network learns real
+        images by their roughness.
+
+        Args:
+            images_BCHW: In [0, 1].
+            class_ids_B: Their classes.
+            noise_BCHW: Standard normal.
+        """
+        phi_B = self.dispersion[class_ids_B].view(-1, 1, 1, 1)
+        variance_BCHW = phi_B * images_BCHW * (1.0 - images_BCHW)
+        deviation = variance_BCHW.clamp_min(0.0).sqrt()  # phi may be a stranger's
+        return (images_BCHW + deviation * noise_BCHW).clamp(0.0, 1.0)
 
     @torch.no_grad()
     def recalibrate(self, *, max_batch: int) -> None:

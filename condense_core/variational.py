@@ -25,6 +25,7 @@ from condense_core.synthesiser import GeneratorSynthesiser
 
 HIDDEN_UNITS = 400  # of the encoder; it is not stored
 CODED_IMAGES = 6000  # of each class, at most, that its code map is measured on
+CODED_AT_ONCE = 512
 JITTER = 1e-4  # on the diagonal of a covariance: a class of one image has none
 
 
@@ -102,6 +103,8 @@ def train_variationally(
     _standardise_codes(synthesiser)
     if spec.code_map == "per_class":
         _measure_code_map(synthesiser, encoder, sampler)
+    if spec.dispersion:
+        _measure_dispersion(synthesiser, encoder, sampler)
 
 
 def gaussian_divergence(mean_BZ: Tensor, log_variance_BZ: Tensor) -> Tensor:
@@ -117,6 +120,29 @@ def _standardise_codes(synthesiser: GeneratorSynthesiser) -> None:
     if len(codes_KZ) > 1:
         centred = codes_KZ - codes_KZ.mean(dim=0)
         codes_KZ.copy_(centred / centred.std(dim=0, unbiased=False).clamp_min(JITTER))
+
+
+@torch.no_grad()
+def _measure_dispersion(
+    synthesiser: GeneratorSynthesiser, encoder: Encoder, sampler: ClassSampler
+) -> None:
+    """Squared residuals of each class in units of x (1 - x), x what G makes of codes.
+
+    The moment estimate of a quasi-binomial dispersion.
+    """
+    synthesiser.eval()
+    for label in range(len(sampler.classes)):
+        residual, scale = torch.zeros(2, device=sampler.device)
+        for part in sampler.all_of(label)[:CODED_IMAGES].split(CODED_AT_ONCE):
+            real = to_unit(part)
+            labels = torch.full((len(part),), label, device=sampler.device)
+            codes_BZ, _ = encoder(real, labels)
+            drawn = synthesiser.generator(codes_BZ, synthesiser.class_embedding[labels])
+            residual += (real - drawn).square().sum()
+            scale += (drawn * (1.0 - drawn)).sum()
+        synthesiser.dispersion[label] = residual / scale.clamp_min(JITTER)
+    synthesiser.dispersion.clamp_(0.0, 1.0)
+    synthesiser.train()
 
 
 @torch.no_grad()

@@ -649,3 +649,20 @@ def test_an_artefact_of_truncated_codes_loads(make_condensed):
     condensed = make_condensed(codes="truncated", truncation=0.5)
     loaded = CondensedDataset.from_bytes(condensed.to_bytes())
     assert torch.equal(loaded.images()[0], condensed.images()[0])
+
+
+def test_fresh_images_have_the_stored_dispersion_and_fixed_ones_do_not(make_condensed):
+    plain = make_condensed(code_map="per_class")
+    rough = make_condensed(code_map="per_class", dispersion=True)
+    tensors = rough.tensors | {
+        "dispersion": torch.full((rough.spec.num_classes,), 0.1).half()
+    }
+    metadata = rough.metadata
+    rough = CondensedDataset(tensors, metadata)
+    torch.testing.assert_close(plain.images()[0], rough.images()[0])
+    one, two = (
+        c.sample(30, fresh=True, generator=torch.Generator().manual_seed(1))
+        for c in (plain, rough)
+    )
+    assert torch.equal(one[1], two[1])
+    assert 0.01 < float((one[0] - two[0]).abs().mean()) < 0.2

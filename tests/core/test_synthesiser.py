@@ -63,6 +63,7 @@ def test_spec_holds_what_the_configuration_says_and_is_json():
         channels=17,
         blocks=2,
         code_map="per_class",
+        dispersion=True,
     )
     spec = SynthesiserSpec.from_config(
         config, image_shape=(3, 8, 9), num_classes=5, embedding_dim=19
@@ -80,6 +81,7 @@ def test_spec_holds_what_the_configuration_says_and_is_json():
         "channels": 17,
         "blocks": 2,
         "code_map": "per_class",
+        "dispersion": True,
     }
 
 

@@ -133,6 +133,50 @@ def test_a_shared_map_has_nothing_to_store(sampler):
     assert not any("code_" in name for name in synthesiser.state_dict())
 
 
+def test_dispersion_is_that_of_the_residuals(sampler, monkeypatch):
+    """With a generator of one known grey it is known."""
+    from condense_core import variational
+
+    synthesiser = build(dispersion=True)
+    with seeded_initialisation(0, "test"):
+        encoder = Encoder((1, 8, 8), 3, 4)
+    grey = 0.25
+
+    def forward(codes, conditions):
+        return torch.full((len(codes), 1, 8, 8), grey)
+
+    monkeypatch.setattr(synthesiser.generator, "forward", forward)
+    variational._measure_dispersion(synthesiser, encoder, sampler)
+    for label in range(3):
+        squares = (to_unit(sampler.all_of(label)) - grey).square().mean()
+        expected = (squares / (grey * (1 - grey))).clamp(max=1.0)
+        assert torch.allclose(synthesiser.dispersion[label], expected, atol=1e-6)
+
+
+def test_observed_images_scatter_as_measured():
+    synthesiser = build(dispersion=True)
+    synthesiser.dispersion.copy_(torch.tensor([0.0, 0.01, 0.04]))
+    labels = torch.arange(3).repeat_interleave(2000)
+    images = torch.full((6000, 1, 8, 8), 0.3)
+    images[:, :, 0] = 0.0  # where the generator is sure
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    observed = synthesiser.observe(images, labels, noise)
+    assert torch.equal(observed[labels == 0], images[labels == 0])
+    assert observed[:, :, 0].eq(0).all()
+    for label, phi in ((1, 0.01), (2, 0.04)):
+        scattered = observed[labels == label][:, :, 1:]
+        assert scattered.mean() == pytest.approx(0.3, abs=1e-3)
+        assert scattered.var() == pytest.approx(phi * 0.3 * 0.7, rel=0.02)
+
+
+def test_negative_dispersion_is_none():
+    synthesiser = build(dispersion=True)
+    synthesiser.dispersion.fill_(-1.0)
+    images = torch.full((3, 1, 8, 8), 0.5)
+    observed = synthesiser.observe(images, torch.arange(3), torch.ones_like(images))
+    assert torch.equal(observed, images)
+
+
 def test_the_identity_map_changes_nothing():
     with_map, without = build(), build(code_map="shared")
     ids = torch.arange(3), torch.arange(16)
