@@ -21,6 +21,7 @@ from condense_core.training import Recipe, train_network
 from flower_strategy.payload import Contribution
 from flower_strategy.settings import ModelSettings, ServerSettings
 
+TRAIN_BATCH = 128
 SAMPLES = 512  # generated at once
 Shares = dict[tuple[int, int], int]  # (contribution, global class) -> images
 
@@ -128,7 +129,13 @@ def train_global(
         network.to(place),
         data.images,
         data.labels,
-        recipe=Recipe("federated", epochs=settings.train_steps, augment=augment),
+        recipe=Recipe(
+            "federated",
+            epochs=settings.train_steps,
+            augment=augment,
+            learning_rate=settings.learning_rate,
+            batch_size=TRAIN_BATCH,
+        ),
         statistics=statistics,
         seed=seed,
         flip=settings.flip,

@@ -33,12 +33,15 @@ class RoundReport:
         accepted: Names of the clients whose contribution was taken.
         rejected: Reason by client or node: refused, failed, or dropped as an outlier.
         missing: Number of clients that were asked and did not answer in time.
-        bytes_up: Of all contributions that came, refused ones included.
-        bytes_down: Of all messages that were sent.
+        bytes_up: Of all replies that came, refused ones included.
+        bytes_down: Of all messages that were sent, those of evaluation included.
+        wire_up: The same with Flower's envelopes, see `flower_strategy.traffic`.
+        wire_down: Likewise, with what is answered to uploads.
         seconds: Wall time of the round, training included.
         client_seconds: Time each client took, by its own account.
         synthetic_images: Images the global model was trained on.
         accuracy: Of the global model on the server's test images, in percent.
+        client_accuracy: Likewise on the clients' held-out images.
     """
 
     server_round: int
@@ -47,10 +50,13 @@ class RoundReport:
     missing: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    wire_up: int = 0
+    wire_down: int = 0
     seconds: float = 0.0
     client_seconds: dict[str, float] = field(default_factory=dict)
     synthetic_images: int = 0
     accuracy: float | None = None
+    client_accuracy: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

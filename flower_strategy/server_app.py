@@ -45,8 +45,18 @@ def main(grid: Grid, context: Context) -> None:
     last = result.state.reports[-1]
     up = sum(report.bytes_up for report in result.state.reports)
     down = sum(report.bytes_down for report in result.state.reports)
-    accuracy = "not measured" if last.accuracy is None else f"{last.accuracy:.2f} %"
-    log(INFO, "global accuracy %s, %d bytes up, %d bytes down", accuracy, up, down)
+    accuracy, by_clients = (
+        "not measured" if found is None else f"{found:.2f} %"
+        for found in (last.accuracy, last.client_accuracy)
+    )
+    log(
+        INFO,
+        "global accuracy %s, by clients %s, %d bytes up, %d bytes down",
+        accuracy,
+        by_clients,
+        up,
+        down,
+    )
 
 
 def leave(

@@ -160,12 +160,14 @@ class ServerSettings(Settings):
     """Deadline of a round; who is late is counted as missing."""
     synthetic_images: int = 20_000
     """Images drawn from all generators for a round of training."""
-    train_steps: int = 3_000
-    """Optimiser steps of 256 images on them."""
-    augment: str = "color_crop_cutout_flip_scale_rotate"
-    """Augmentation of the global model's training, or ``none``."""
+    train_steps: int = 1_000
+    """Optimiser steps of 128 images on them."""
+    learning_rate: float = 0.1
+    """Of SGD; a tenth in the second half."""
+    augment: str = "none"
+    """Augmentation of the global model's training, as in `CondenseConfig.augment`."""
     flip: bool = True
-    """Whether it may mirror images; digits must not be."""
+    """Whether augmentation may mirror images; digits must not be."""
     max_upload_bytes: int = 4_000_000
     """A larger contribution is refused unread."""
     max_class_count: int = 10_000_000
@@ -195,6 +197,7 @@ class ServerSettings(Settings):
             round_seconds=1.0,
             synthetic_images=1,
             train_steps=1,
+            learning_rate=0.0,
             max_upload_bytes=1,
             max_class_count=1,
             robust_threshold=0.0,

@@ -6,10 +6,11 @@ matching network, and they send improved generators.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import INFO, WARNING
 from pathlib import Path
+from typing import cast
 
 import torch
 from flwr.app import (
@@ -42,13 +43,13 @@ from flower_strategy.npy import PayloadError
 from flower_strategy.payload import (
     Contribution,
     Limits,
-    content_bytes,
     decode,
 )
 from flower_strategy.result import CondensationResult, metrics_of
 from flower_strategy.robust import outliers
 from flower_strategy.rounds import RoundReport, RunState
 from flower_strategy.settings import ModelSettings, ServerSettings
+from flower_strategy.traffic import with_traffic
 
 GLOBAL, CONFIG, GENERATOR = "arrays", "config", "generator"  # records that go down
 CONDENSE, EVALUATE, IDENTIFY = "train.condense", "evaluate", "query.identify"
@@ -160,14 +161,9 @@ class CondensationStrategy(Strategy):
             arrays = self._arrays()
             if evaluate_fn is not None and (found := evaluate_fn(number, arrays)):
                 result.evaluate_metrics_serverapp[number] = found
-            answers = exchange(
-                grid,
-                self.configure_evaluate(
-                    number, arrays, evaluate_config or ConfigRecord(), grid
-                ),
-                seconds,
+            local = self._ask_clients(
+                grid, number, arrays, evaluate_config or ConfigRecord(), seconds
             )
-            local = self.aggregate_evaluate(number, answers.content.values())
             if local is not None:
                 result.evaluate_metrics_clientapp[number] = local
             if self.settings.save_to:
@@ -191,8 +187,7 @@ class CondensationStrategy(Strategy):
             self.configure_train(server_round, self._arrays(), config, grid)
         )
         replies = exchange(grid, messages, seconds)
-        sent = sum(content_bytes(message.content) for message in messages)
-        self._close_round(server_round, replies, bytes_down=sent, started=started)
+        self._close_round(server_round, replies, sent=messages, started=started)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -232,7 +227,7 @@ class CondensationStrategy(Strategy):
                 found.content[reply.metadata.src_node_id] = reply
         if not self.state.model:
             self.state = RunState(model=self._first_weights(None))
-        self._close_round(server_round, found, bytes_down=0, started=started)
+        self._close_round(server_round, found, sent=[], started=started)
         return self._arrays(), metrics_of(self.state.reports[-1])
 
     def collect(
@@ -291,6 +286,25 @@ class CondensationStrategy(Strategy):
             return None
         return MetricRecord({"accuracy": hits / images, "num-examples": images})
 
+    def _ask_clients(
+        self,
+        grid: Grid,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        seconds: float,
+    ) -> MetricRecord | None:
+        """Have clients test the global model; add what came to the round's report."""
+        sent = list(self.configure_evaluate(server_round, arrays, config, grid))
+        replies = exchange(grid, sent, seconds).content.values()
+        found = self.aggregate_evaluate(server_round, replies)
+        *earlier, report = self.state.reports
+        report = with_traffic(report, sent, replies)
+        if found is not None:
+            report = replace(report, client_accuracy=cast(float, found["accuracy"]))
+        self.state = replace(self.state, reports=[*earlier, report])
+        return found
+
     def find_outliers(self) -> frozenset[tuple[str, int]]:
         """(client, class) pairs that the robust check leaves out, if it is on."""
         if not self.settings.robust_threshold:
@@ -320,7 +334,12 @@ class CondensationStrategy(Strategy):
         )
 
     def _close_round(
-        self, server_round: int, replies: Replies, *, bytes_down: int, started: float
+        self,
+        server_round: int,
+        replies: Replies,
+        *,
+        sent: Sequence[Message],
+        started: float,
     ) -> None:
         """Take contributions in, train if there are enough, add the report."""
         accepted, refused = self.collect(replies.content)
@@ -334,10 +353,9 @@ class CondensationStrategy(Strategy):
             accepted=sorted(accepted),
             rejected=failed | refused,
             missing=len(replies.missing),
-            bytes_up=sum(content_bytes(m.content) for m in replies.content.values()),
-            bytes_down=bytes_down,
             client_seconds={name: c.seconds for name, c in accepted.items()},
         )
+        report = with_traffic(report, sent, replies.content.values())
         merged = {**self.state.contributions, **accepted}
         # In the order of names: who answers first must not change the result.
         self.state = replace(self.state, contributions=dict(sorted(merged.items())))

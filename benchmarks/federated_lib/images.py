@@ -1,6 +1,7 @@
 """Rows whose clients send images, real or condensed, within the bytes of ours.
 
-The server trains on them exactly as it trains on what generators draw.
+The server trains on them as it trains on what generators draw, but with augmentation,
+without which it would learn few images by heart.
 """
 
 import time
@@ -50,7 +51,9 @@ def send_images(
         labels=torch.cat(labels),
         classes=federation.train.classes,
     )
-    found = train_and_test(union, cell, setting, federation)
+    found = train_and_test(
+        union, cell, setting, federation, augment=setting.image_augment
+    )
     outcome.points = [
         Point(rounds=1, accuracy=found, bytes_up=union.images.nbytes, bytes_down=0)
     ]
@@ -58,7 +61,12 @@ def send_images(
 
 
 def train_and_test(
-    data: ImageData, cell: Cell, setting: Setting, federation: Federation
+    data: ImageData,
+    cell: Cell,
+    setting: Setting,
+    federation: Federation,
+    *,
+    augment: str = "none",
 ) -> float:
     """The server's training on some images, then its accuracy in percent."""
     network = initial_model(model_of(cell, setting), data.image_shape, data.num_classes)
@@ -67,7 +75,7 @@ def train_and_test(
         network,
         data,
         statistics,
-        setting.server_for(federation),
+        setting.server_for(federation, augment),
         seed=derive_seed(cell.seed, "train", 1),
         device="cpu",
     )

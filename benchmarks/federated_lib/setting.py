@@ -25,7 +25,8 @@ class Setting:
 
     clients: int = 10
     network_width: int = 32
-    train_steps: int = 3000
+    train_steps: int = 1000
+    image_augment: str = "color_crop_cutout_flip_scale_rotate"  # few images need it
     synthetic_images: int = 20_000
     batch_size: int = 64
     local_learning_rate: float = 0.01
@@ -34,8 +35,11 @@ class Setting:
     proximal_mu: float = 0.1
     overrides: str = ""  # of the clients' presets
 
-    def server_for(self, federation: "Federation") -> ServerSettings:
+    def server_for(
+        self, federation: "Federation", augment: str = "none"
+    ) -> ServerSettings:
         return ServerSettings(
+            augment=augment,
             train_steps=self.train_steps,
             synthetic_images=self.synthetic_images,
             flip=federation.flip,

@@ -56,7 +56,7 @@ def test_the_image_of_a_dropped_class_leaves_no_trace(data):
 
 
 def test_upload_stays_below_its_bound(data):
-    for bound in (6_000, 9_000, 20_000):
+    for bound in (6_500, 9_000, 20_000):
         sent = condense_locally(
             "a", data, ClientSettings(overrides=QUICK, upload_bytes=bound), MODEL
         )

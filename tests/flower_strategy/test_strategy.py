@@ -105,6 +105,9 @@ def test_clients_test_the_global_model(strategy_of, grid_of, run_config):
     # Their held-out images are together the server's test images.
     assert metrics["num-examples"] == 360
     assert metrics["accuracy"] == pytest.approx(last(result).accuracy)
+    assert last(result).client_accuracy == metrics["accuracy"]
+    model = sum(v.numel() * 4 for v in result.state.model.values())
+    assert last(result).bytes_down > 3 * model
 
 
 def test_a_share_of_the_clients_is_asked(strategy_of, grid_of, run_config):
