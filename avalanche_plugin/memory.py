@@ -167,7 +167,8 @@ class GeneratorMemory:
         Raises:
             BudgetError: The budget is too small; says the minimum.
         """
-        keys = tuple((label, 0) for label in range(classes))
+        # Their labels are not known yet: longer ones than most streams have.
+        keys = tuple((1000 + label, 10) for label in range(classes))
         self._fitted(image_shape, keys, self._share_for(len(self.slots) + 1, expected))
 
     def observe(

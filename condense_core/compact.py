@@ -78,7 +78,8 @@ def unpack(data: bytes, *, device: str | torch.device = "cpu") -> CondensedDatas
 def packed_size(spec: SynthesiserSpec, precision: str, classes: Iterable[str]) -> int:
     """Upper bound of `pack` for these sizes, before anything is trained.
 
-    Weights are taken as incompressible; trained ones shrink by some percent.
+    Weights are taken as incompressible; trained ones shrink by some percent. So are
+    class names, so that the bound depends on their lengths alone.
     """
     channels = spec.image_shape[0]
     header = _header(
@@ -86,7 +87,7 @@ def packed_size(spec: SynthesiserSpec, precision: str, classes: Iterable[str]) -
             "format_version": 0,
             "architecture": spec.to_dict(),
             "precision": precision,
-            "classes": list(classes),
+            "classes": [],
             "label_type": "hard",
             "normalisation": {"mean": [math.pi] * channels, "std": [math.e] * channels},
         }
@@ -95,7 +96,8 @@ def packed_size(spec: SynthesiserSpec, precision: str, classes: Iterable[str]) -
     weights = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout)
     blocks = weights // _DEFLATE_BLOCK + 1
     compressed = len(zlib.compress(header, COMPRESSION_LEVEL))
-    return compressed + weights + blocks * _DEFLATE_BYTES + _HEADER_SLACK
+    names = len(json.dumps(list(classes)))
+    return compressed + names + weights + blocks * _DEFLATE_BYTES + _HEADER_SLACK
 
 
 def _header(metadata: dict[str, object]) -> bytes:

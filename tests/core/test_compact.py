@@ -138,3 +138,10 @@ def test_a_bomb_is_not_inflated(monkeypatch):
     monkeypatch.setattr(compact, "MAX_FILE_BYTES", 1_000_000)
     with pytest.raises(ArtefactError, match="larger than"):
         unpack(zlib.compress(bytes(10_000_000)))
+
+
+def test_the_bound_depends_on_the_lengths_of_class_names_alone():
+    spec = spec_of()
+    alike = packed_size(spec, "int8", ("0/0", "1/0", "2/0"))
+    assert packed_size(spec, "int8", ("7/3", "9/8", "6/1")) == alike
+    assert packed_size(spec, "int8", ("aaaa", "b", "c")) == alike - 3
