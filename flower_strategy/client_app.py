@@ -30,6 +30,7 @@ from condense_core import (
     CondensedDataset,
     CondenseError,
     ConfigError,
+    DataError,
     PixelStatistics,
 )
 from condense_core.compact import pack, unpack
@@ -38,11 +39,15 @@ from condense_core.networks import build_network
 from condense_core.training import accuracy
 from flower_strategy.condensing import condense_locally, condense_with_privacy
 from flower_strategy.local_data import LocalData, load_local
-from flower_strategy.payload import Contribution, encode
+from flower_strategy.payload import (
+    CONFIG,
+    GENERATOR,
+    GLOBAL,
+    Contribution,
+    encode,
+)
 from flower_strategy.settings import ClientSettings, DataSettings, ModelSettings
 
-GENERATOR = "generator"  # record of `Context.state`, and of a message after a restart
-GLOBAL = "arrays"  # record of a message: the global model
 CLIENT_FAILED = 101  # error code of a client that could not condense
 
 app = ClientApp()
@@ -78,7 +83,7 @@ def condense(message: Message, context: Context) -> Message:
     model = ModelSettings.read(context.run_config)
     local = _local(context)
     if settings.dp_epsilon > 0:
-        if message.content.config_records["config"]["server-round"] != 1:
+        if message.content.config_records[CONFIG]["server-round"] != 1:
             raise ConfigError(
                 "the privacy budget is for one release, made in the first round: what "
                 "was sent then stays in use"
@@ -108,7 +113,7 @@ def evaluate(message: Message, context: Context) -> Message:
         network.load_state_dict(
             message.content.array_records[GLOBAL].to_torch_state_dict()
         )
-        config = message.content.config_records["config"]
+        config = message.content.config_records[CONFIG]
         mean, std = (tuple(cast(list[float], config[name])) for name in ("mean", "std"))
         statistics = PixelStatistics(mean, std)
         test = local.test.to(place)
@@ -138,7 +143,7 @@ def _condense_openly(
         local.train,
         settings,
         model,
-        server_round=cast(int, content.config_records["config"]["server-round"]),
+        server_round=cast(int, content.config_records[CONFIG]["server-round"]),
         previous=_previous(message, context),
         global_model=_global_model(message),
     )
@@ -150,7 +155,11 @@ def _condense_openly(
 
 
 def _local(context: Context) -> LocalData:
-    return load_local(context.node_config, DataSettings.read(context.run_config))
+    try:
+        return load_local(context.node_config, DataSettings.read(context.run_config))
+    except DataError as error:  # names files and folders, which stay here
+        log(WARNING, "%s", error)
+        raise DataError("the client cannot read its images: see its log") from error
 
 
 def _global_model(message: Message) -> dict[str, Tensor] | None:

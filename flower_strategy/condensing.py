@@ -109,7 +109,7 @@ def condense_with_privacy(
     )
     statistics = release(data, privacy, classes=data.classes, device=model.device)
     config = _config(settings.preset, settings, model, client, server_round=1)
-    if settings.upload_bytes:
+    if settings.upload_bytes and statistics.kept:  # without any, the next step says so
         config = _fitted(
             config, data.image_shape, len(statistics.kept), settings.upload_bytes
         )

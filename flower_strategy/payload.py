@@ -23,7 +23,8 @@ from condense_core.synthesiser import SynthesiserSpec
 from flower_strategy.npy import HEADER_BYTES, PayloadError, read_array, write_array
 
 PAYLOAD_VERSION = 1
-ARRAYS, SPEC, METRICS = "condensed", "spec", "metrics"  # records of a message
+ARRAYS, SPEC, METRICS = "condensed", "spec", "metrics"  # records that go up
+GLOBAL, CONFIG, GENERATOR = "arrays", "config", "generator"  # records that go down
 MAX_SPEC_BYTES = 100_000
 MAX_SECONDS = 1e9
 LARGEST_WEIGHT = 1e4  # trained ones stay below 1e2

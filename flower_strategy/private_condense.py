@@ -63,7 +63,7 @@ def condense_privately(
     matching: MatchingConfig | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[CondensedDataset, dict[str, float | str]]:
     """Fit a generator to the classes that noised counts say are there.
 
@@ -74,7 +74,7 @@ def condense_privately(
         matching: How to fit it; None takes the defaults.
         seed: Of the initialisation and every draw. May be public.
         device: Where to compute.
-        on_step: Called with (step, loss) after each update.
+        on_step: Called with (step, loss on the device) after each update.
 
     Returns:
         The condensed set of the classes in ``statistics.kept``, with the guarantee in
@@ -167,7 +167,7 @@ def _fit(
     matching: MatchingConfig,
     *,
     seed: int,
-    on_step: Callable[[int, float], None],
+    on_step: Callable[[int, Tensor], None],
 ) -> None:
     device, spec = targets_YD.device, synthesiser.spec
     optimiser = torch.optim.Adam(synthesiser.parameters(), lr=matching.learning_rate)
@@ -191,7 +191,7 @@ def _fit(
         loss.backward()
         optimiser.step()
         schedule.step()
-        on_step(step, float(loss.detach()))
+        on_step(step, loss.detach())
 
 
 def _codes(

@@ -41,6 +41,9 @@ from flower_strategy.aggregation import (
 from flower_strategy.exchange import Replies, exchange, wait_for_nodes
 from flower_strategy.npy import PayloadError
 from flower_strategy.payload import (
+    CONFIG,
+    GENERATOR,
+    GLOBAL,
     Contribution,
     Limits,
     decode,
@@ -51,7 +54,6 @@ from flower_strategy.rounds import RoundReport, RunState
 from flower_strategy.settings import ModelSettings, ServerSettings
 from flower_strategy.traffic import with_traffic
 
-GLOBAL, CONFIG, GENERATOR = "arrays", "config", "generator"  # records that go down
 CONDENSE, EVALUATE, IDENTIFY = "train.condense", "evaluate", "query.identify"
 
 
@@ -415,6 +417,7 @@ class CondensationStrategy(Strategy):
         self.state = RunState.load(folder)
         if not self.state.contributions:
             return
+        self.dropped = self.find_outliers()
         nodes = self._wait_for_nodes(grid)
         asked = [Message(RecordDict(), node, IDENTIFY) for node in nodes]
         answers = exchange(grid, asked, self.settings.wait_seconds)

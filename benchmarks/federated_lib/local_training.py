@@ -75,10 +75,7 @@ def train_locally(
             images = statistics.normalise(to_unit(data.images[index]))
             loss = F.cross_entropy(network(images), data.labels[index])
             if proximal_mu:
-                pairs = zip(network.parameters(), start, strict=True)
-                loss = loss + proximal_mu / 2 * sum(
-                    (p - s).square().sum() for p, s in pairs
-                )
+                loss = loss + proximal_mu / 2 * _distance(network, start)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

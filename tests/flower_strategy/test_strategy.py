@@ -17,6 +17,7 @@ from flwr.app import (
 
 from condense_core import CondensedDataset, ConfigError, RunError, evaluate
 from flower_strategy import condensing
+from flower_strategy.client_app import app
 from flower_strategy.local_grid import LocalGrid
 from flower_strategy.payload import decode, encode
 from flower_strategy.rounds import RunState
@@ -222,6 +223,25 @@ def test_a_clients_failure_tells_no_more_than_it_must(strategy_of, grid_of, run_
     assert "min-class-count" in reason
     assert "Traceback" not in reason
     assert last(result).accuracy is None  # and no model was trained
+
+
+def test_a_sites_failure_does_not_tell_its_paths(strategy_of, run_config, tmp_path):
+    broken = tmp_path / "secret-ward" / "train" / "0"
+    broken.mkdir(parents=True)
+    (broken / "patient.png").write_bytes(b"no image")
+    nodes = [{"data-path": str(tmp_path / "secret-ward")}]
+    run_config |= {"min-clients": 1}
+    result = strategy_of(run_config).start(LocalGrid(app, nodes, run_config))
+    (reason,) = last(result).rejected.values()
+    assert reason == "DataError: the client cannot read its images: see its log"
+
+
+def test_a_private_client_without_a_class_left_is_told(
+    strategy_of, grid_of, run_config
+):
+    run_config |= {"dp-epsilon": 0.05}
+    result = strategy_of(run_config).start(grid_of(run_config))
+    assert "no class has enough images" in last(result).rejected["node 100"]
 
 
 def test_a_client_cannot_take_anothers_name(strategy_of, grid_of, run_config):
