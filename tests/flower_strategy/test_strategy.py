@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -339,7 +341,62 @@ def test_private_counts_are_noised(strategy_of, grid_of, run_config):
 # ------------------------------------------------------------------ on disk
 
 
+SERVER = """
+import json, sys, torch
+from flower_strategy.client_app import app
+from flower_strategy.local_data import load_global
+from flower_strategy.local_grid import LocalGrid
+from flower_strategy.settings import DataSettings, ModelSettings, ServerSettings
+from flower_strategy.strategy import CondensationStrategy
+
+torch.set_num_threads(int(sys.argv[2]))
+run_config = json.loads(sys.argv[1])
+test = load_global(DataSettings.read(run_config), "test")
+CondensationStrategy(
+    ServerSettings.read(run_config),
+    ModelSettings.read(run_config),
+    image_shape=test.image_shape,
+    classes=test.classes,
+    test=test,
+).start(LocalGrid.simulating(app, 3, run_config))
+"""
+
+
 def test_a_killed_server_resumes_to_the_same_result(
+    strategy_of, grid_of, run_config, tmp_path
+):
+    run_config |= {"num-server-rounds": 3}
+    whole = strategy_of(run_config).start(grid_of(run_config))
+
+    folder = tmp_path / "run"
+    saved = {"save-to": str(folder)}
+    # Far more rounds than will ever be run: the signal comes first.
+    endless = run_config | saved | {"num-server-rounds": 1000}
+    threads = str(torch.get_num_threads())
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, json.dumps(endless), threads]
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "round-001").is_dir():
+            assert server.poll() is None, "the server ended before it was killed"
+            assert time.monotonic() < deadline, "no round was written"
+            time.sleep(0.01)
+    finally:
+        server.kill()
+        server.wait()
+    written = RunState.load(folder).server_round
+    # The signal may have come in a later round; the result is the same up to it.
+    rounds = {"num-server-rounds": max(3, written)}
+    if written > 3:
+        whole = strategy_of(run_config | rounds).start(grid_of(run_config))
+    after = run_config | saved | rounds | {"resume-from": str(folder)}
+    resumed = strategy_of(after).start(grid_of(after))
+    same_model(whole, resumed)
+    assert last(resumed).accuracy == last(whole).accuracy
+
+
+def test_a_stopped_server_resumes_with_new_nodes(
     strategy_of, grid_of, run_config, tmp_path
 ):
     run_config |= {"num-server-rounds": 3}
