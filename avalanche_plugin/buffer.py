@@ -125,7 +125,7 @@ class CondensedBuffer(ExemplarsBuffer):
         assert self.memory is not None
         draw = make_generator(self.seed, "buffer", self.memory.observed)
         images, labels, tasks = (
-            v.cpu() for v in self.memory.sample(self.samples, draw)
+            v.cpu() for v in self.memory.sample(self.samples, draw, dispersed=True)
         )
         attributes = [DataAttribute(labels.tolist(), "targets")]
         if self._with_tasks:

@@ -54,6 +54,10 @@ class ReplayMemory(Protocol):
     def classes(self) -> tuple[Key, ...]:
         """(label, task) of every class seen so far."""
 
+    @property
+    def missed_energy(self) -> float:
+        """Mean square of what its images miss of real ones, in model-input units."""
+
     def observe(
         self,
         images: Tensor,
@@ -155,6 +159,16 @@ class GeneratorMemory:
         """(label, task) of every class seen so far, in the order they came."""
         return tuple(dict.fromkeys(key for slot in self.slots for key in slot.keys))
 
+    @property
+    def missed_energy(self) -> float:
+        """Mean square of what its images miss of real ones, in model-input units.
+
+        Over all generators alike; 0 for an empty memory.
+        """
+        pairs = zip(self.slots, self._generators(), strict=True)
+        energies = [slot.missed_energy(generator) for slot, generator in pairs]
+        return sum(energies) / max(1, len(energies))
+
     def require(
         self,
         image_shape: tuple[int, int, int],
@@ -215,13 +229,15 @@ class GeneratorMemory:
 
     @torch.no_grad()
     def sample(
-        self, count: int, generator: torch.Generator
+        self, count: int, generator: torch.Generator, *, dispersed: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw images, balanced over the classes seen so far.
 
         Args:
             count: Number of images, at least 1.
             generator: On the CPU; the only source of randomness.
+            dispersed: Whether noise makes up for what the generators miss, for a
+                network that sees generated images alone.
 
         Returns:
             Images (count, C, H, W) in model-input space, labels and tasks, on the
@@ -245,7 +261,7 @@ class GeneratorMemory:
             index, label = of_class[i // len(keys) % len(of_class)]
             wanted[index].append(label)
         parts = [
-            self._draw(index, local, generator)
+            self._draw(index, local, generator, dispersed)
             for index, local in enumerate(wanted)
             if local
         ]
@@ -388,7 +404,11 @@ class GeneratorMemory:
         return self._decoded
 
     def _draw(
-        self, index: int, local_labels: list[int], generator: torch.Generator
+        self,
+        index: int,
+        local_labels: list[int],
+        generator: torch.Generator,
+        dispersed: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One generator's images of given labels, with global labels and tasks."""
         slot = self.slots[index]
@@ -396,6 +416,7 @@ class GeneratorMemory:
             len(local_labels),
             classes=local_labels,
             fresh=self.replay == "fresh",
+            dispersed=dispersed,
             generator=generator,
         )
         labels, tasks = torch.tensor(slot.keys, device=local.device)[local].unbind(1)

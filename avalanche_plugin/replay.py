@@ -15,6 +15,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.logging import TextLogger
 from torch import Tensor
 
+from avalanche_plugin.detail import lend_detail, matching_sigma
 from avalanche_plugin.experiences import (
     Boundaries,
     expected_experiences,
@@ -59,11 +60,13 @@ class GenerativeReplayPlugin(
     :param policy: ``experience``, one generator for each experience, or ``shared``, one
         generator that is condensed again at every experience.
     :param replay: ``fresh``, a new code for every image, or ``fixed``, the codebook's.
+    :param detail: whether generated images get the fine detail that their generators
+        miss from the new images of the same minibatch, see `avalanche_plugin.detail`.
     :param expected_experiences: length of the stream, to share the budget out from the
         start; None reads it from the experience's stream. A stream of unknown or
         greater length works: the share is halved whenever it runs out.
     :param memory: another `ReplayMemory` to use; overrides all of the above but
-        ``batch_size_mem``.
+        ``batch_size_mem`` and ``detail``.
     :param device: where images are condensed and generated; None is the strategy's.
     :param seed: of every draw.
 
@@ -81,6 +84,7 @@ class GenerativeReplayPlugin(
         preset: str | CondenseConfig = "replay",
         policy: Policy = "experience",
         replay: Replay = "fresh",
+        detail: bool = True,
         expected_experiences: int | None = None,
         memory: ReplayMemory | None = None,
         device: str | torch.device | None = None,
@@ -98,6 +102,7 @@ class GenerativeReplayPlugin(
         self.mem_size = mem_size
         self.batch_size_mem = batch_size_mem
         self.mem_bytes = mem_bytes
+        self.detail = detail
         self.expected_experiences = expected_experiences
         self.device = device
         self.seed = seed
@@ -112,6 +117,7 @@ class GenerativeReplayPlugin(
             self._build_memory(1, "cpu") if memory is None else memory
         )
         self._iterations = 0
+        self._sigma: float | None = None  # of detail; None until a minibatch is seen
         self._boundaries = Boundaries()
 
     @property
@@ -134,6 +140,7 @@ class GenerativeReplayPlugin(
 
         Now and not when the experience has been trained on.
         """
+        self._sigma = None
         if self._given or self.memory.classes:
             return
         experience = self._boundaries.origin(strategy.experience)
@@ -153,10 +160,12 @@ class GenerativeReplayPlugin(
         count = self.batch_size_mem or self._balanced_count(minibatch)
         draw = make_generator(self.seed, "replay", self._iterations)
         self._iterations += 1
-        generated = self.memory.sample(count, draw)
+        images, labels, tasks = self.memory.sample(count, draw)
+        if self.detail:
+            images = self._with_detail(images, minibatch[0], draw)
         # Samples are (x, y) or (x, y, task); the last entry is the task only if there
         # are three, and every entry keeps its type.
-        for place, values in zip((0, 1, -1), generated, strict=True):
+        for place, values in ((0, images), (1, labels), (-1, tasks)):
             if place == -1 and len(minibatch) < 3:
                 continue
             own = minibatch[place]
@@ -188,6 +197,19 @@ class GenerativeReplayPlugin(
         """
         self.memory.load_state_dict(state["memory"])
         self._iterations = state["iterations"]
+
+    @torch.no_grad()
+    def _with_detail(
+        self, images: Tensor, real: Tensor, draw: torch.Generator
+    ) -> Tensor:
+        """Generated images with detail of the minibatch's own ones.
+
+        How fine is decided once an experience, on its first minibatch.
+        """
+        if self._sigma is None:
+            self._sigma = matching_sigma(real, self.memory.missed_energy)
+        images = images.to(real.device, real.dtype)
+        return lend_detail(images, real, self._sigma, draw)
 
     def _balanced_count(self, minibatch: list[Tensor]) -> int:
         """As many images of each old class as the minibatch has of each of its own."""

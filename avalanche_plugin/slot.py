@@ -96,6 +96,21 @@ class Slot:
             )
         return condensed
 
+    def missed_energy(self, condensed: CondensedDataset) -> float:
+        """Mean square of what the images miss, in model-input units; 0 if not known.
+
+        Of the dispersion that was measured when the generator was trained: see
+        `condense_core.synthesiser.GeneratorSynthesiser.observe`.
+        """
+        phi_Y = condensed.tensors.get("dispersion")
+        if phi_Y is None:
+            return 0.0
+        images, labels = condensed.images()
+        phi_N = phi_Y.to(images).clamp_min(0.0)[labels]
+        variance = phi_N.view(-1, 1, 1, 1) * images * (1.0 - images)
+        _, span = self.values._affine(images.device)
+        return float((variance * span.square()).mean())
+
     @property
     def nbytes(self) -> int:
         """Bytes stored: the artefact, two integers a class, two floats a channel."""

@@ -235,6 +235,7 @@ class CondensedDataset:
         *,
         classes: Sequence[int] | None = None,
         fresh: bool = False,
+        dispersed: bool = True,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draw images, balanced over classes.
@@ -246,6 +247,8 @@ class CondensedDataset:
             fresh: Draw new codes from a Gaussian of the codebook's mean and deviation
                 instead of using the codebook. Such images are new ones: never count
                 them as images per class.
+            dispersed: Whether fresh images get the noise of ``format.dispersion``, if
+                the artefact has it.
             generator: Of the draws, on the CPU; None draws by a fixed seed.
 
         Returns:
@@ -284,7 +287,7 @@ class CondensedDataset:
         noise = torch.randn(count, self.spec.latent_dim, generator=draw).to(device)
         labels = labels.to(device)
         images = self._synthesiser.generate(codes.mean(dim=0) + spread * noise, labels)
-        if self.spec.dispersion:
+        if dispersed and self.spec.dispersion:
             noise = torch.randn(images.shape, generator=draw).to(device)
             images = self._synthesiser.observe(images, labels, noise)
         return to_unit(to_bytes(images)), labels

@@ -3,8 +3,8 @@
 ``NAME-ipcK`` is the full setting, for a GPU; ``NAME-ipcK-cpu`` is narrower and shorter
 and ends within minutes on two cores. ``NAME-ipcK-paper`` keeps to what the paper says:
 its five losses, its optimisers, Algorithm 1 to the letter and adversarial
-pre-training. ``digits`` is the demo, ``replay`` what a replay memory condenses with,
-``federated`` what a federated client sends.
+pre-training. ``digits`` is the demo, ``replay`` what a replay memory condenses with and
+a federated client sends.
 """
 
 from collections.abc import Callable, Iterator
@@ -193,9 +193,10 @@ def _unrolled_at_ten() -> Settings:
 def _replay() -> Settings:
     """A small generator of fresh images, for a memory of bounded bytes.
 
-    Whoever keeps the memory sets the sizes in ``format``. The paper's losses are
-    left out by default: for replay they cost time and gained nothing measurable
-    (docs/continual.md).
+    Whoever keeps or sends it sets the sizes in ``format``. The paper's losses are left
+    out by default: for replay they cost time and gained nothing measurable
+    (docs/continual.md). ``dispersion`` says how much of the real images the generator
+    misses, to whoever makes up for it.
     """
     return {
         "data": _data("digits"),
@@ -206,6 +207,7 @@ def _replay() -> Settings:
             "projected_dim": 8,
             "embedding": "one_hot",
             "code_map": "per_class",
+            "dispersion": True,
             "precision": "int8",
         },
         "network": {"width": 32},
@@ -217,16 +219,6 @@ def _replay() -> Settings:
         },
         "loop": {"restarts": 0},
     }
-
-
-def _federated() -> Settings:
-    """As `_replay`, for a network that sees generated images alone.
-
-    In a replay memory the newest classes are real, and roughness is no more than one of
-    many differences; here the whole training set is generated (docs/federated.md).
-    """
-    replay = _replay()
-    return {**replay, "format": {**replay["format"], "dispersion": True}}
 
 
 def _replay_refined() -> Settings:
@@ -251,7 +243,6 @@ def _presets() -> Iterator[tuple[str, Callable[[], Settings]]]:
     yield "digits-ipc1", partial(_digits, 1)
     yield "replay", _replay
     yield "replay-refined", _replay_refined
-    yield "federated", _federated
     for name in DATA_SETS:
         if name == "digits":
             continue

@@ -116,7 +116,7 @@ class ModelSettings(Settings):
 class ClientSettings(Settings):
     """How a client condenses."""
 
-    preset: str = "federated"
+    preset: str = "replay"
     """Preset of the first condensation."""
     refine_preset: str = "replay-refined"
     """Preset of later rounds, which go on from the client's last generator."""

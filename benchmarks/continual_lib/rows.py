@@ -76,6 +76,14 @@ ROWS = {
     "vae-decoder": Row(
         "control: decoder of a class-conditional VAE, 8 bits", "VAE decoder, 8 bits"
     ),
+    "pca-gaussian-detail": Row(
+        "pca-gaussian with the detail of the minibatch, as ours has",
+        "PCA-Gaussian, 8 bits, with lent detail",
+    ),
+    "vae-decoder-detail": Row(
+        "vae-decoder with the detail of the minibatch, as ours has",
+        "VAE decoder, 8 bits, with lent detail",
+    ),
     "pixels": Row(
         "the exemplars of replay-bytes in our plugin: batches balanced as ours",
         "exemplars in our plugin (balanced batches)",
@@ -83,6 +91,10 @@ ROWS = {
     "jpeg": Row("herded exemplars as JPEG, in our plugin", "herded exemplars as JPEG"),
     "ours-experience": Row(
         "a condensed set for each experience", "**ours**, one set an experience"
+    ),
+    "ours-smooth": Row(
+        "ours-experience without detail from the minibatch",
+        "**ours**, without lent detail",
     ),
     "ours-shared": Row(
         "one condensed set, condensed anew after each experience",

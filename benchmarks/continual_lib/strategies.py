@@ -201,15 +201,19 @@ def _ours(job: Job, **options: Any) -> Learner:
     return Learner(strategy, lambda: plugin.nbytes, plugin)
 
 
-def _control(job: Job, kind: type[ExperienceMemory], **options: Any) -> Learner:
+def _control(
+    job: Job, kind: type[ExperienceMemory], *, detail: bool = False, **options: Any
+) -> Learner:
     """Our plugin with another memory; ``options`` are the memory's."""
     memory = kind(mem_bytes=job.cell.mem_bytes, seed=job.cell.seed, **options)
-    return _ours(job, memory=memory)
+    return _ours(job, memory=memory, detail=detail)
 
 
-def _vae_decoder(job: Job) -> Learner:
+def _vae_decoder(job: Job, detail: bool = False) -> Learner:
     steps, latent_dim = job.config.vae_steps, job.config.vae_latent
-    return _control(job, VaeDecoderMemory, steps=steps, latent_dim=latent_dim)
+    return _control(
+        job, VaeDecoderMemory, detail=detail, steps=steps, latent_dim=latent_dim
+    )
 
 
 BUILDERS: dict[str, Callable[[Job], Learner]] = {
@@ -225,10 +229,13 @@ BUILDERS: dict[str, Callable[[Job], Learner]] = {
     "pca-gaussian": partial(_control, kind=PcaGaussianMemory),
     "pca-mixture-4": partial(_control, kind=PcaGaussianMemory, components=4),
     "pca-mixture-8": partial(_control, kind=PcaGaussianMemory, components=8),
+    "pca-gaussian-detail": partial(_control, kind=PcaGaussianMemory, detail=True),
     "vae-decoder": _vae_decoder,
+    "vae-decoder-detail": partial(_vae_decoder, detail=True),
     "pixels": partial(_control, kind=PixelExemplarMemory, herded=False),
     "jpeg": partial(_control, kind=JpegExemplarMemory),
     "ours-experience": partial(_ours, policy="experience"),
+    "ours-smooth": partial(_ours, policy="experience", detail=False),
     "ours-shared": partial(_ours, policy="shared"),
     "ours-refined": partial(_ours, preset="replay-refined"),
     "ours-fixed": partial(_ours, policy="experience", replay="fixed"),

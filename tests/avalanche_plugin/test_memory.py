@@ -258,3 +258,28 @@ def test_a_budget_too_small_says_how_much_is_needed(digits, instant):
     enough = GeneratorMemory(int(text.split()[0]), config=instant, device="cpu")
     enough.observe(*experience(digits, 0), expected=2)
     assert not memory.slots, "nothing was stored by the failed call"
+
+
+def test_what_images_miss_is_in_the_units_of_the_images(digits, quick):
+    images, labels, tasks = experience(digits, 0)
+    missed = []
+    for scale in (1.0, 3.0):
+        memory = GeneratorMemory(BUDGET, config=quick, device="cpu")
+        assert memory.missed_energy == 0.0
+        memory.observe(images * scale - 1.0, labels, tasks)
+        missed.append(memory.missed_energy)
+    assert missed[1] == pytest.approx(9 * missed[0], rel=1e-3)
+    # Total variance: that of the generated images and what they miss of the real ones.
+    drawn = memory.sample(400, draw())[0]
+    real = 9 * images.var(dim=0).mean().item()
+    assert missed[1] == pytest.approx(real - drawn.var(dim=0).mean().item(), rel=0.5)
+
+
+def test_dispersed_images_are_rougher(digits, quick):
+    memory = observed(digits, quick, count=1)
+    smooth = memory.sample(50, draw())[0]
+    rough = memory.sample(50, draw(), dispersed=True)[0]
+    assert not torch.equal(smooth, rough)
+    assert (rough - smooth).square().mean().item() == pytest.approx(
+        memory.missed_energy, rel=0.5
+    )

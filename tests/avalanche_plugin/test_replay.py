@@ -84,6 +84,25 @@ def test_a_fixed_number_of_replayed_images(pairs, instant):
     assert set(whole) == {39}
 
 
+def test_replayed_images_get_the_detail_their_generator_misses(pairs, instant):
+    def replayed(detail):
+        recorder = Recorder()
+        plugin = replay(instant, detail=detail)
+        run = strategy([plugin, recorder])
+        for experience in nc_stream(pairs)[:2]:
+            recorder.batches.clear()
+            run.train(experience)
+        images, labels = recorder.batches[0][:2]
+        return images[labels < 2], labels, plugin.memory.missed_energy
+
+    smooth, labels, missed = replayed(detail=False)
+    sharp, same_labels, _ = replayed(detail=True)
+    assert torch.equal(labels, same_labels)
+    lent = (sharp - smooth).square().mean().item()
+    # What images lack is lent, but for what the range of values cuts off.
+    assert 0.2 * missed < lent < 1.2 * missed
+
+
 def test_the_first_experience_is_that_of_naive(pairs, instant, digits):
     """Bit for bit, and so are the random states left behind."""
     results = []

@@ -13,6 +13,8 @@ from torch import Tensor
 from condense_core.seeding import make_generator
 
 Pair = tuple[int, int]  # (label, task)
+MISSED_BYTES = 2  # of `ExperienceMemory.missed_energy`, an experience
+MEASURED_ON = 500  # images of a class
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,23 @@ class ExperienceMemory(ABC):
     def classes(self) -> tuple[Pair, ...]:
         return tuple(dict.fromkeys(pair for part in self.parts for pair in part.pairs))
 
+    @property
+    def missed_energy(self) -> float:
+        """Mean variance that draws lack of real images, by pixel."""
+        missed = [float(part.tensors["missed"]) for part in self.parts]
+        return sum(missed) / max(1, len(missed))
+
+    def _measured(self, part: Part, groups: dict[Pair, Tensor]) -> Part:
+        """The newest part with what its draws lack: the same for every model."""
+        generator, ready = self._generator("missed"), self._decode(part)
+        lacking = []
+        with torch.no_grad():
+            for position, real in enumerate(groups.values()):
+                drawn = self._draw(part, ready, position, MEASURED_ON, generator)
+                lacking.append(real.var(dim=0).mean() - drawn.var(dim=0).mean())
+        missed = torch.stack(lacking).mean().clamp_min(0.0).half()
+        return part.filled(part.tensors | {"missed": missed})
+
     def observe(
         self,
         images: Tensor,
@@ -96,7 +115,9 @@ class ExperienceMemory(ABC):
         share = self.mem_bytes // max(expected or 0, seen)
         for index, part in enumerate(self.parts):
             if part.nbytes > share:
-                self.parts[index] = self._shrink(part, share)
+                missed = part.tensors["missed"]
+                smaller = self._shrink(part, share - MISSED_BYTES)
+                self.parts[index] = smaller.filled(smaller.tensors | {"missed": missed})
         images = images.detach().float()
         groups: dict[Pair, Tensor] = {}
         for label, task in torch.stack([labels, tasks], dim=1).unique(dim=0).tolist():
@@ -108,7 +129,9 @@ class ExperienceMemory(ABC):
             high=float(images.max()),
             tensors={},
         )
-        self.parts.append(self._fit(empty, list(groups.values()), share))
+        part = self._fit(empty, list(groups.values()), share - MISSED_BYTES)
+        self.parts.append(part)
+        self.parts[-1] = self._measured(part, groups)
         self._ready.clear()
         assert self.nbytes <= self.mem_bytes
         kept = self.parts[-1].nbytes
