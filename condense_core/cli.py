@@ -88,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"))
     evaluate.add_argument("--channels", type=int, choices=(1, 3))
     evaluate.add_argument(
+        "--classes", metavar="FILE|NAME,NAME", help="only these (default: as condensed)"
+    )
+    evaluate.add_argument(
         "--flip",
         action=argparse.BooleanOptionalAction,
         help="mirror images when augmenting (default: by data set)",
@@ -140,6 +143,17 @@ def _add_data_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--download", action="store_true", help="let torchvision fetch missing files"
     )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keep a decoded copy here (imagenet64: by default in its data root)",
+    )
+    parser.add_argument(
+        "--skip-corrupt",
+        action="store_true",
+        help="leave out image files that cannot be read",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -156,7 +170,11 @@ def _run(arguments: argparse.Namespace) -> None:
     _check_evaluation(config)
     resolve_device(arguments.device)
     train, test, note = load_splits(
-        config, data_root=arguments.data_root, download=arguments.download
+        config,
+        data_root=arguments.data_root,
+        download=arguments.download,
+        cache=arguments.cache,
+        skip_corrupt=arguments.skip_corrupt,
     )
     check_experiment(train, config)
     out = arguments.out or Path("runs") / name
@@ -254,6 +272,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         like=like,
         image_size=tuple(arguments.image_size) if arguments.image_size else None,
         channels=arguments.channels,
+        classes=_class_list(arguments.classes),
+        cache=arguments.cache,
+        skip_corrupt=arguments.skip_corrupt,
     )
     if note is not None:
         print(note, file=sys.stderr)
@@ -303,6 +324,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     write_json(arguments.json, reports[0] if len(reports) == 1 else reports)
 
 
+def _class_list(text: str | None) -> str | list[str] | None:
+    """A file by name, or names by commas."""
+    if text is None or Path(text).is_file():
+        return text
+    return text.split(",")
+
+
 def _audit(arguments: argparse.Namespace) -> None:
     from condense_core.artefact import CondensedDataset
     from condense_core.audit import NO_PROOF, audit
@@ -317,6 +345,8 @@ def _audit(arguments: argparse.Namespace) -> None:
         data_root=arguments.data_root,
         download=arguments.download,
         like=config if isinstance(config, dict) else {},
+        cache=arguments.cache,
+        skip_corrupt=arguments.skip_corrupt,
     )
     report = audit(
         condensed,

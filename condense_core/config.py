@@ -36,8 +36,16 @@ class DataConfig:
     """(height, width) in pixels to resize to; None keeps the size of the source."""
     channels: Literal[1, 3] | None = None
     """Convert to grey or RGB; None keeps the source's."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes to condense, in label order; None is all. Instead of the
+    list, the name of a text file with one name a line."""
     flip: bool = True
     """Whether a mirrored image keeps its meaning; False for digits and letters."""
+
+    def __post_init__(self) -> None:
+        """Check the class list."""
+        if self.classes is not None and not self.classes:
+            raise ConfigError("data.classes is empty: name a class, or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -423,7 +431,7 @@ class CondenseConfig:
         Raises:
             ConfigError: As `from_yaml`.
         """
-        built: Self = build(cls, values, path="")
+        built: Self = build(cls, _with_class_list(values), path="")
         return built
 
     def to_dict(self) -> dict[str, Any]:
@@ -457,3 +465,22 @@ class CondenseConfig:
                 override = {key: override}
             values = merge(values, override)
         return type(self).from_dict(values)
+
+
+def _with_class_list(values: Any) -> Any:
+    """``values``, with the content of a class file in the place of its name."""
+    data = values.get("data") if isinstance(values, Mapping) else None
+    name = data.get("classes") if isinstance(data, Mapping) else None
+    if not isinstance(name, str):
+        return values
+    try:
+        lines = Path(name).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"data.classes: cannot read {name!r} ({error}): name a text file with one "
+            "class a line, or write a list, as in --set data.classes=[cat,dog]"
+        ) from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise ConfigError(f"data.classes: {name!r} names no class: write one a line")
+    return merge(values, {"data": {"classes": found}})

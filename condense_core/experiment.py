@@ -22,7 +22,7 @@ from condense_core.run import check_fit, condense_in, memory_advice
 from condense_core.rundir import RunDirectory
 from condense_core.runlog import RunLog
 from condense_core.seeding import derive_seed, make_generator
-from condense_core.sources import load_source
+from condense_core.sources import CACHE_FOLDER, CACHED, load_source
 from condense_core.training import Recipe, train_network
 
 HELD_OUT = 0.2  # of each class, where a source has no test images
@@ -31,11 +31,24 @@ FEATURE_STEPS = 300
 
 
 def load_splits(
-    config: CondenseConfig, *, data_root: Path | None, download: bool = False
+    config: CondenseConfig,
+    *,
+    data_root: Path | None,
+    download: bool = False,
+    cache: Path | None = None,
+    skip_corrupt: bool = False,
 ) -> tuple[ImageData, ImageData, str | None]:
     """Training and test images of a configuration.
 
     A folder without test images gives up a fifth of each class for testing.
+
+    Args:
+        config: Its ``data`` section and seed.
+        data_root: Folder of the data set.
+        download: Whether torchvision may fetch missing files.
+        cache: Folder for decoded copies, see `load_source`. By default only sets that
+            are too big for memory have one, in ``data_root``.
+        skip_corrupt: Whether to leave out image files that cannot be read.
 
     Returns:
         Training images, test images, and a line to show if images were held out.
@@ -43,11 +56,16 @@ def load_splits(
     Raises:
         DataError: The source cannot be read.
     """
+    if cache is None and config.data.name in CACHED and data_root is not None:
+        cache = data_root / CACHE_FOLDER
     options: dict[str, Any] = {
         "data_root": data_root,
         "download": download,
         "image_size": config.data.image_size,
         "channels": config.data.channels,
+        "classes": config.data.classes,
+        "cache": cache,
+        "skip_corrupt": skip_corrupt,
     }
     train = load_source(config.data.name, split="train", **options)
     try:

@@ -22,6 +22,7 @@ from torch import Tensor
 from condense_core.augment import SiameseAugment
 from condense_core.data import PixelStatistics, to_unit
 from condense_core.errors import ConfigError
+from condense_core.mapped import chunks, gather
 from condense_core.networks import FeatureNetwork
 from condense_core.seeding import make_generator
 
@@ -140,7 +141,7 @@ def accuracy(
     correct = torch.zeros((), dtype=torch.int64, device=labels_N.device)
     with torch.inference_mode():
         for images, labels_B in zip(
-            torch.split(images_NCHW, batch_size),
+            chunks(images_NCHW, batch_size),
             torch.split(labels_N, batch_size),
             strict=True,
         ):
@@ -176,7 +177,7 @@ def _batches(
         order_N = torch.randperm(len(images_NCHW), generator=generator)
         order_N = order_N.to(images_NCHW.device, non_blocking=True)
         for index_B in torch.split(order_N, batch_size):
-            images_BCHW = statistics.normalise(_unit(images_NCHW[index_B]))
+            images_BCHW = statistics.normalise(_unit(gather(images_NCHW, index_B)))
             yield index_B, images_BCHW, labels_N[index_B]
 
 
