@@ -75,9 +75,19 @@ def check_target(target: str | None) -> None:
     Raises:
         ConfigError: The folder of the file does not exist.
     """
-    if target not in (None, "-") and not Path(str(target)).absolute().parent.is_dir():
+    if target not in (None, "-"):
+        check_folder("--json", Path(str(target)))
+
+
+def check_folder(option: str, file: Path) -> None:
+    """Refuse a file whose folder does not exist.
+
+    Raises:
+        ConfigError: See above.
+    """
+    if not file.absolute().parent.is_dir():
         raise ConfigError(
-            f"--json {target}: its folder does not exist; make it or choose another"
+            f"{option} {file}: its folder does not exist; make it or choose another"
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from condense_core._cli_io import check_target, read_splits, write_json
+from condense_core._cli_io import check_folder, check_target, read_splits, write_json
 from condense_core.errors import CondenseError, ConfigError
 
 if TYPE_CHECKING:
@@ -52,16 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="condense, evaluate and report")
-    run.add_argument("config", metavar="PRESET|CONFIG.yaml")
-    _add_data_root(run)
-    run.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="override a config value; may be repeated",
-    )
+    _add_config(run)
     run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     run.add_argument("--dry-run", action="store_true", help="check and show, then stop")
@@ -101,6 +92,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=_evaluate)
 
+    teacher = commands.add_parser(
+        "teacher",
+        help="train the network of soft labels and class embeddings, for many runs",
+    )
+    _add_config(teacher)
+    teacher.add_argument(
+        "--out", type=Path, required=True, help="file, for --set teacher.path=FILE"
+    )
+    teacher.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    teacher.set_defaults(run=_teacher)
+
     audit = commands.add_parser(
         "audit",
         help="attack an artefact: are its training images recognisable?",
@@ -136,6 +138,19 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run_dir", type=Path)
     report.set_defaults(run=_report)
     return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="PRESET|CONFIG.yaml")
+    _add_data_root(parser)
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="override a config value; may be repeated",
+    )
 
 
 def _add_data_root(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +217,35 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     print(results_table(report))
     print(f"report: {out / 'report.html'}")
+
+
+def _teacher(arguments: argparse.Namespace) -> None:
+    from condense_core.devices import resolve_device
+    from condense_core.experiment import load_splits
+    from condense_core.teacher import train_teacher_file
+    from condense_core.training import accuracy
+
+    _, config = _config(arguments.config)
+    config = config.with_overrides(arguments.overrides)
+    device = resolve_device(arguments.device)
+    check_folder("--out", arguments.out)
+    train, test, note = load_splits(
+        config,
+        data_root=arguments.data_root,
+        download=arguments.download,
+        cache=arguments.cache,
+        skip_corrupt=arguments.skip_corrupt,
+    )
+    if note is not None:
+        print(note, file=sys.stderr)
+    teacher = train_teacher_file(arguments.out, train, config, device=device)
+    held = test.to(device)
+    score = accuracy(teacher, held.images, held.labels, train.statistics())
+    print(
+        f"{arguments.out}: {score:.2f} % of {len(test)} test images of {train.name} "
+        f"after {config.teacher.steps} steps; use it with --set "
+        f"teacher.path={arguments.out}"
+    )
 
 
 def _config(name: str) -> "tuple[str, CondenseConfig]":

@@ -118,11 +118,17 @@ class TeacherConfig:
     """Channels of its ConvNet; also the size of the stored class embedding."""
     steps: int = 1000
     """Training steps of 256 images."""
+    path: str | None = None
+    """File of ``condense teacher`` to use instead of training one in the run."""
+    mean_images: int | None = None
+    """Images of each class, at most, whose mean feature is its embedding; None is all,
+    one more pass over the data."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         at_least("teacher.width", self.width, 1)
         at_least("teacher.steps", self.steps, 1)
+        at_least("teacher.mean_images", self.mean_images, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -217,6 +217,20 @@ class ImageData:
         index = index.to(self.images.device)
         return replace(self, images=self.images[index], labels=self.labels[index])
 
+    def thin(self, most: int, generator: torch.Generator) -> "ImageData":
+        """At most ``most`` images of each class, chosen at random, in their order.
+
+        Args:
+            most: at least 1.
+            generator: on the CPU.
+        """
+        labels = self.labels.cpu()
+        shuffled = torch.randperm(len(labels), generator=generator)
+        by_class = shuffled[labels[shuffled].argsort(stable=True)]
+        counts = torch.bincount(labels, minlength=self.num_classes)
+        rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[by_class]]
+        return self.subset(by_class[rank < most].sort().values)
+
     def fingerprint(self) -> str:
         """SHA-256 of shape, pixels, labels and class names; the same on any device."""
         if self._known is not None:

@@ -37,11 +37,15 @@ from condense_core.pretrain import pretrain
 from condense_core.probe import Probe
 from condense_core.rundir import RunDirectory
 from condense_core.runlog import RunLog
-from condense_core.seeding import derive_seed, seeded_initialisation
+from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import Synthesiser, SynthesiserSpec, build_synthesiser
-from condense_core.training import Recipe, train_network
-
-TEACHER_AUGMENT = "color_crop_cutout_flip_scale_rotate"
+from condense_core.teacher import (
+    build_teacher,
+    check_teacher,
+    frozen,
+    load_teacher,
+    train_teacher,
+)
 
 
 def condense(
@@ -138,10 +142,11 @@ def _condense(
 ) -> CondensedDataset:
     finished = run.file("condensed.safetensors")
     statistics = data.statistics()
-    sampler = ClassSampler(data, place)
-    teacher = _teacher(run, data.to(place), statistics, config, progress)
+    placed = data.to(place)
+    sampler = ClassSampler(placed, place)
+    teacher = _teacher(run, placed, statistics, config, progress)
     synthesiser = _starting_point(
-        run, sampler, data, statistics, teacher, config, progress
+        run, sampler, placed, statistics, teacher, config, progress
     )
 
     state = LoopState(config, synthesiser, statistics, device=place)
@@ -212,6 +217,7 @@ def check_fit(data: ImageData, config: CondenseConfig) -> None:
     Raises:
         DataError: The set is empty or a class has too few images.
         ConfigError: A size of the configuration does not fit the images.
+        ArtefactError: The file of ``teacher.path`` cannot be used.
     """
     require_images(data)
     if config.pretrain.method == "reconstruction":
@@ -229,6 +235,8 @@ def check_fit(data: ImageData, config: CondenseConfig) -> None:
             f"images are {sides[0]}x{sides[1]} px, sides must be {SMALLEST_SIDE} to "
             f"{LARGEST_SIDE}: resize them, as with --set data.image_size=[32,32]"
         )
+    if config.teacher.path is not None and needs_teacher(config):
+        check_teacher(config.teacher.path, data, config)
     # Building one network finds every size that does not fit, at no cost.
     phi = _build_phi(config, data)
     weights, layers = config.loss.layer_weights, len(phi.blocks)
@@ -271,41 +279,35 @@ def _teacher(
     progress: bool,
 ) -> FeatureNetwork | None:
     """The network trained on the real data, if anything needs one."""
-    needed = (
+    if not needs_teacher(config):
+        return None
+    device = data.images.device
+    if config.teacher.path is not None:
+        return load_teacher(config.teacher.path, data, config, device=device)
+    saved = run.load("teacher", device)
+    if saved is not None:
+        teacher = build_teacher(data, config).to(device)
+        teacher.load_state_dict(saved)
+        return frozen(teacher)
+    teacher = train_teacher(
+        data,
+        statistics,
+        config,
+        resume=run.load("teacher-training", device),
+        keep=lambda _, state: run.save_sometimes("teacher-training", state),
+        progress=progress,
+    )
+    run.save("teacher", teacher.state_dict())
+    return teacher
+
+
+def needs_teacher(config: CondenseConfig) -> bool:
+    """Whether anything in a run asks a network trained on the real data."""
+    return (
         config.format.embedding == "class_mean"
         or config.loss.soft_labels
         or config.pretrain.targets == "medoids"
     )
-    if not needed:
-        return None
-    device = data.images.device
-    teacher = build_network(
-        "convnet",
-        image_shape=data.image_shape,
-        num_classes=data.num_classes,
-        width=config.teacher.width,
-        seed=derive_seed(config.seed, "teacher"),
-    ).to(device)
-    saved = run.load("teacher", device)
-    if saved is not None:
-        teacher.load_state_dict(saved)
-    else:
-        steps = config.teacher.steps
-        recipe = Recipe("teacher", epochs=steps, augment=TEACHER_AUGMENT)
-        with RunLog(None, total=steps, description="teacher", progress=progress) as log:
-            train_network(
-                teacher,
-                data.images,
-                data.labels,
-                recipe=recipe,
-                statistics=statistics,
-                seed=derive_seed(config.seed, "teacher"),
-                flip=config.data.flip,
-                max_steps=steps,
-                on_step=lambda step, *_: log.advance(step + 1),
-            )
-        run.save("teacher", teacher.state_dict())
-    return teacher.eval().requires_grad_(False)
 
 
 def _starting_point(
@@ -360,5 +362,8 @@ def _class_embedding(
     network = teacher
     if config.format.embedding == "online" or network is None:
         network = _build_phi(config, data).to(sampler.device)
-    means = class_mean_features(network, data.to(sampler.device), statistics)
+    if config.teacher.mean_images is not None:
+        draw = make_generator(config.seed, "class-means")
+        data = data.thin(config.teacher.mean_images, draw)
+    means = class_mean_features(network, data, statistics)
     return standardise(means)

@@ -535,3 +535,16 @@ def test_a_class_that_does_not_exist_is_named(refused, config_file, image_root):
     line = ["run", str(config_file), "--data-root", str(image_root), "--set"]
     line += ["data.name=imagefolder", "--set", "data.classes=[cat,cow]"]
     assert "no class 'cow'" in refused(*line)
+
+
+def test_a_teacher_from_the_command_line_serves_a_run(
+    done, refused, config_file, npz_root
+):
+    line = [str(config_file), "--data-root", str(npz_root), "--device", "cpu"]
+    out = done("teacher", *line, "--out", "t.safetensors").out
+    assert "% of 30 test images" in out
+    use = ["--set", "teacher.path=t.safetensors", "--set", "loss.soft_labels=true"]
+    assert done("run", *line, *use, "--out", "out").out
+    assert "does not exist" in refused("teacher", *line, "--out", "no/t.safetensors")
+    line = [*line, "--set", "teacher.path=none.safetensors", "--out", "other"]
+    assert "cannot read teacher" in refused("run", *line)
