@@ -55,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(run)
     run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    run.add_argument(
+        "--time-budget",
+        type=float,
+        metavar="SECONDS",
+        help="as many updates as let the whole run fit; short for --set time_budget=S",
+    )
     run.add_argument("--dry-run", action="store_true", help="check and show, then stop")
     run.set_defaults(run=_run)
 
@@ -178,12 +184,16 @@ def _run(arguments: argparse.Namespace) -> None:
         load_splits,
         run_experiment,
     )
+    from condense_core.pace import schedule
     from condense_core.report import results_table
+    from condense_core.run import memory_advice
 
     name, config = _config(arguments.config)
     config = config.with_overrides(arguments.overrides)
+    if arguments.time_budget is not None:
+        config = config.with_overrides([f"time_budget={arguments.time_budget}"])
     _check_evaluation(config)
-    resolve_device(arguments.device)
+    device = resolve_device(arguments.device)
     train, test, note = load_splits(
         config,
         data_root=arguments.data_root,
@@ -193,9 +203,15 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     check_experiment(train, config)
     out = arguments.out or Path("runs") / name
+    expected = None
+    if config.time_budget is not None or not arguments.dry_run:
+        with memory_advice():
+            config, expected = schedule(train, test, config, out=out, device=device)
 
     def announce() -> None:
         print(_summary(train, test, config, out), file=sys.stderr)
+        if expected is not None:
+            print(f"expected: {expected}", file=sys.stderr)
         if note is not None:
             print(note, file=sys.stderr)
 
@@ -210,6 +226,7 @@ def _run(arguments: argparse.Namespace) -> None:
         out=out,
         device=arguments.device,
         on_start=announce,
+        expected=expected,
     )
     print(
         f"{report['dataset']}, recipe {report['recipe']}, {report['network']} of width "

@@ -369,6 +369,10 @@ class CondenseConfig:
     seed: int = 0
     augment: str = "color_crop_cutout_flip_scale_rotate"
     """Siamese augmentation while condensing, or ``none``."""
+    time_budget: float | None = None
+    """Seconds a run may take, evaluation included. Sets ``loop.restarts`` and
+    ``loop.network_updates`` from a few timed steps before it starts; None leaves them.
+    A ``config.yaml`` holds the result: clear this to repeat exactly such a run."""
     max_synthetic_batch: int = 2048
     """Images synthesised at once outside the inner loop; bounds memory."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -386,6 +390,8 @@ class CondenseConfig:
         """Check what needs more than one section."""
         at_least("seed", self.seed, 0)
         at_least("max_synthetic_batch", self.max_synthetic_batch, 1)
+        if self.time_budget is not None:
+            positive("time_budget", self.time_budget)
         from condense_core.augment import SiameseAugment
 
         SiameseAugment.from_text(self.augment)

@@ -16,6 +16,7 @@ from condense_core.devices import resolve_device
 from condense_core.errors import DataError, MissingSplitError
 from condense_core.evaluate import EvaluationReport, evaluate
 from condense_core.networks import build_network
+from condense_core.pace import Estimate
 from condense_core.references import FULL, evaluate_reference
 from condense_core.report import write_features, write_report, write_samples_png
 from condense_core.run import check_fit, condense_in, memory_advice
@@ -115,6 +116,7 @@ def run_experiment(
     out: Path,
     device: str = "auto",
     on_start: Callable[[], None] | None = None,
+    expected: Estimate | None = None,
 ) -> dict[str, Any]:
     """Condense, evaluate against references and write the report.
 
@@ -123,10 +125,12 @@ def run_experiment(
     Args:
         train: Training images.
         test: Test images; used by the final evaluation alone.
-        config: See `CondenseConfig`.
+        config: See `CondenseConfig`; a ``time_budget`` is settled by
+            `condense_core.pace.schedule` before.
         out: Run directory.
         device: auto, cpu, cuda or cuda:N.
         on_start: Called once nothing speaks against the run, before its first step.
+        expected: Length of the run, shown with the progress.
 
     Returns:
         Content of ``report.json``.
@@ -140,7 +144,7 @@ def run_experiment(
     if on_start is not None:
         on_start()
     done: dict[str, Any] | None = run.read_json("report.json")
-    condensed = condense_in(run, train, config, device=place)
+    condensed = condense_in(run, train, config, device=place, expected=expected)
     if done is not None:
         if not (out / "report.html").exists():
             write_report(out)

@@ -33,6 +33,7 @@ from condense_core.evaluate import library_versions
 from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.networks.convnet import DEFAULT_WIDTH
+from condense_core.pace import Estimate, in_words, schedule
 from condense_core.pretrain import pretrain
 from condense_core.probe import Probe
 from condense_core.rundir import RunDirectory
@@ -44,6 +45,7 @@ from condense_core.teacher import (
     check_teacher,
     frozen,
     load_teacher,
+    needs_teacher,
     train_teacher,
 )
 
@@ -75,7 +77,8 @@ def condense(
 
     Raises:
         DataError: The data cannot be used; says what and why.
-        ConfigError: The configuration does not fit the data.
+        ConfigError: The configuration does not fit the data, or its ``time_budget`` is
+            too short.
         RunError: The directory holds another run, the disk is full, the device is
             absent, or memory runs out.
 
@@ -96,8 +99,15 @@ def condense(
     data = as_image_data(train_set)
     check_fit(data, config)
     place = resolve_device(device)
+    expected = None
+    if config.time_budget is not None:
+        folder = Path(out) if out is not None else None
+        with memory_advice():
+            config, expected = schedule(data, None, config, out=folder, device=place)
     run = RunDirectory.open(out, config, data.fingerprint())
-    condensed = condense_in(run, data, config, device=place, progress=progress)
+    condensed = condense_in(
+        run, data, config, device=place, progress=progress, expected=expected
+    )
     samples = run.file("samples.png")
     if samples is not None:
         write_samples_png(*condensed.images(), condensed.classes, samples)
@@ -112,6 +122,7 @@ def condense_in(
     *,
     device: torch.device,
     progress: bool = True,
+    expected: Estimate | None = None,
 ) -> CondensedDataset:
     """Condense inside a run directory, leaving its checkpoint in place.
 
@@ -121,6 +132,7 @@ def condense_in(
         config: See `CondenseConfig`.
         device: Where to compute.
         progress: Whether to show progress on stderr.
+        expected: Length of the whole run, shown with the progress.
 
     Raises:
         RunError: The disk is full or memory runs out.
@@ -130,7 +142,7 @@ def condense_in(
     if finished is not None and finished.exists():
         return CondensedDataset.load(finished, device=device)
     with memory_advice():
-        return _condense(run, data, config, device, progress)
+        return _condense(run, data, config, device, progress, expected)
 
 
 def _condense(
@@ -139,6 +151,7 @@ def _condense(
     config: CondenseConfig,
     place: torch.device,
     progress: bool,
+    expected: Estimate | None,
 ) -> CondensedDataset:
     finished = run.file("condensed.safetensors")
     statistics = data.statistics()
@@ -157,7 +170,9 @@ def _condense(
     with RunLog(
         run.file("metrics.jsonl"),
         total=config.loop.total,
-        description="condense",
+        description="condense"
+        if expected is None
+        else f"condense (run: about {in_words(expected.total)})",
         progress=progress,
         resume_step=state.outer * config.loop.generator_updates,
     ) as log:
@@ -299,15 +314,6 @@ def _teacher(
     )
     run.save("teacher", teacher.state_dict())
     return teacher
-
-
-def needs_teacher(config: CondenseConfig) -> bool:
-    """Whether anything in a run asks a network trained on the real data."""
-    return (
-        config.format.embedding == "class_mean"
-        or config.loss.soft_labels
-        or config.pretrain.targets == "medoids"
-    )
 
 
 def _starting_point(

@@ -38,6 +38,15 @@ CHECKPOINT_SECONDS = 20.0
 State = dict[str, Any]
 
 
+def needs_teacher(config: CondenseConfig) -> bool:
+    """Whether anything in a run asks a network trained on the real data."""
+    return (
+        config.format.embedding == "class_mean"
+        or config.loss.soft_labels
+        or config.pretrain.targets == "medoids"
+    )
+
+
 def build_teacher(data: ImageData, config: CondenseConfig) -> FeatureNetwork:
     """A fresh ConvNet of ``teacher.width``; of four blocks at 64 px."""
     return build_network(

@@ -548,3 +548,32 @@ def test_a_teacher_from_the_command_line_serves_a_run(
     assert "does not exist" in refused("teacher", *line, "--out", "no/t.safetensors")
     line = [*line, "--set", "teacher.path=none.safetensors", "--out", "other"]
     assert "cannot read teacher" in refused("run", *line)
+
+
+# Time
+
+
+def test_a_run_says_what_to_expect_and_a_resumed_one_does_not(done, run_line):
+    err = done(*run_line).err
+    assert "expected: about" in err
+    assert "condense (run: about" in err
+    assert "expected" not in done(*run_line).err
+
+
+def test_a_time_budget_sets_the_updates_and_the_same_command_resumes(done, run_line):
+    line = [*run_line, "--time-budget", "20", "--set", "loop.network_updates=7"]
+    line += ["--set", "evaluate.baselines=[]"]
+    from condense_core import pace
+
+    with pytest.MonkeyPatch.context() as context:
+        estimate = pace.Estimate({"evaluation": 8.0}, outer=1.0, outers=9)
+        context.setattr(pace, "measure", lambda *_, **__: estimate)
+        err = done(*line).err
+    assert "expected: about 18 s (evaluation 8 s, condensing 10 s)" in err
+    written = CondenseConfig.from_yaml("out/config.yaml")
+    assert (written.loop.restarts, written.loop.network_updates) == (1, 10)
+    assert "expected" not in done(*line).err
+
+
+def test_a_time_budget_that_is_too_short_is_refused(refused, run_line):
+    assert "give at least" in refused(*run_line, "--time-budget", "0.0001")
