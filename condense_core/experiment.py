@@ -27,6 +27,7 @@ from condense_core.sources import CACHE_FOLDER, CACHED, load_source
 from condense_core.training import Recipe, train_network
 
 HELD_OUT = 0.2  # of each class, where a source has no test images
+HOLD_OUT_BYTES = 2**32  # at most: it copies them to memory
 FEATURE_IMAGES = 1000
 FEATURE_STEPS = 300
 
@@ -55,7 +56,8 @@ def load_splits(
         Training images, test images, and a line to show if images were held out.
 
     Raises:
-        DataError: The source cannot be read.
+        DataError: The source cannot be read, or has no test images and is too big to
+            hold some out.
     """
     if cache is None and config.data.name in CACHED and data_root is not None:
         cache = data_root / CACHE_FOLDER
@@ -71,7 +73,12 @@ def load_splits(
     train = load_source(config.data.name, split="train", **options)
     try:
         return train, load_source(config.data.name, split="test", **options), None
-    except MissingSplitError:
+    except MissingSplitError as error:
+        if train.images.nbytes > HOLD_OUT_BYTES:
+            raise DataError(
+                f"{error}; or choose fewer classes with --set data.classes=[...]: "
+                f"{train.images.nbytes / 1e9:.1f} GB are too much to hold some out"
+            ) from error
         train, test = hold_out(train, seed=config.seed)
         return train, test, f"no test images found: {len(test)} of train are held out"
 
