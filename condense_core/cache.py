@@ -39,6 +39,7 @@ from condense_core.mapped import map_images
 from condense_core.runlog import RunLog, atomic_write_text
 
 VERSION = 1
+_FACTS = {"counts", "unreadable", "mean", "std", "fingerprint", "changed_ns"}
 SPARE_BYTES = 2**26  # left free on the disk beside the cache
 
 
@@ -164,13 +165,16 @@ def open_cache(
 def _open(final: Path, plan: Plan, *, name: str, skip_corrupt: bool) -> ImageData:
     remedy = f"delete {str(final)!r} to have it written again"
     content = _read_json(final / "cache.json")
-    if content is None:
+    if not isinstance(content, dict):
         raise DataError(f"the cache {str(final)!r} is incomplete: {remedy}")
     if content.get("version") != VERSION:
         raise DataError(
             f"the cache {str(final)!r} has version {content.get('version')!r}, this "
             f"program reads {VERSION}: {remedy}"
         )
+    missing = _FACTS - content.keys()
+    if missing:
+        raise DataError(f"the cache {str(final)!r} lacks {min(missing)!r}: {remedy}")
     if not skip_corrupt:
         require_read([Unreadable(*pair) for pair in content["unreadable"]])
     counts, file = torch.tensor(content["counts"]), final / "images.u8"
@@ -272,7 +276,7 @@ def _resume(
 ) -> tuple[_Progress, _Progress | None]:
     """Progress to go on from, and the progress before the first unreadable file."""
     content = _read_json(partial / "progress.json")
-    if content is None:
+    if not isinstance(content, dict) or not {"done", "clean"} <= content.keys():
         return _Progress(), None
     if content.get("version") != VERSION:
         raise DataError(

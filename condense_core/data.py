@@ -29,7 +29,7 @@ from condense_core._convert import (
     to_unit,
 )
 from condense_core.errors import DataError
-from condense_core.mapped import chunks, gather
+from condense_core.mapped import chunks, expecting, gather
 
 __all__ = [
     "ClassSampler",
@@ -337,7 +337,8 @@ class ClassSampler:
 
     def all_of(self, label: int) -> Tensor:
         """Every image of one class: uint8 (n, C, H, W), a view."""
-        return self.images[self._bounds[label] : self._bounds[label + 1]]
+        first, last = self._bounds[label], self._bounds[label + 1]
+        return expecting(self.images[first:last])
 
 
 def require_images(data: ImageData) -> None:

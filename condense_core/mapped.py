@@ -78,6 +78,15 @@ def chunks(images: Tensor, size: int) -> Iterator[Tensor]:
             _release(mapping, beyond=MOST_RESIDENT)
 
 
+def expecting(view: Tensor) -> Tensor:
+    """``view``, which the caller is about to read whole."""
+    mapping = _map_of(view)
+    if mapping is not None:
+        mapping.touched += view.nbytes
+        _release(mapping, beyond=MOST_RESIDENT)  # of what was read before
+    return view
+
+
 def is_mapped(images: Tensor) -> bool:
     """Whether a tensor, or the one it is a view of, came from `map_images`."""
     return _map_of(images) is not None

@@ -3,6 +3,7 @@
 Shape suffixes: N data set, C H W image.
 """
 
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -68,7 +69,10 @@ def _read(
     per_file = [_array(path, "labels") for path in paths]
     labels, classes = _labels(per_file, paths, train or paths)
     if request.cache is not None:
-        return _cached(request, root, paths, labels, classes, key=key, to_nchw=to_nchw)
+        sizes = [len(values) for values in per_file]
+        return _cached(
+            request, root, paths, sizes, labels, classes, key=key, to_nchw=to_nchw
+        )
     images = torch.empty(0)
     start = 0
     # Into one array, file by file: big sets would not fit in memory twice.
@@ -76,12 +80,7 @@ def _read(
         part = _images(path, key, to_nchw, len(values), request)
         if path == paths[0]:
             images = torch.empty((len(labels), *part.shape[1:]), dtype=torch.uint8)
-        if part.shape[1:] != images.shape[1:]:
-            raise DataError(
-                f"{str(path)!r} has images of shape {tuple(part.shape[1:])}, "
-                f"{paths[0].name} of {tuple(images.shape[1:])}: use --set "
-                "data.image_size=[H,W] and --set data.channels=1|3"
-            )
+        _require_shape(path, tuple(part.shape[1:]), paths[0], tuple(images.shape[1:]))
         images[start : start + len(part)] = part
         start += len(part)
     return ImageData(images=images, labels=labels, classes=classes, name=request.name)
@@ -108,6 +107,7 @@ def _cached(
     request: Request,
     root: Path,
     paths: list[Path],
+    sizes: list[int],
     labels: Tensor,
     classes: tuple[str, ...],
     *,
@@ -123,33 +123,58 @@ def _cached(
     order = chosen[labels[chosen].argsort(stable=True)]
     position = torch.full((len(labels),), -1)
     position[order] = torch.arange(len(order))
-    sizes = [len(_array(path, "labels")) for path in paths]
-    first = _images(paths[-1], key, to_nchw, sizes[-1], request)[0]
+    shape = _image_shape(paths[0], key, to_nchw, request)
 
     def parts(start: int) -> Iterator[Part]:
         each = zip(paths, position.split(sizes), labels.split(sizes), strict=True)
         for path, here, label in islice(each, start, None):
             rows = here.argsort()[(here < 0).sum() :]  # ascending by position
             images = _images(path, key, to_nchw, len(here), request)
-            if images.shape[1:] != first.shape:
-                raise DataError(
-                    f"{str(path)!r} has images of shape {tuple(images.shape[1:])}, "
-                    f"{paths[-1].name} of {tuple(first.shape)}: use --set "
-                    "data.image_size=[H,W] and --set data.channels=1|3"
-                )
+            _require_shape(path, tuple(images.shape[1:]), paths[0], shape)
             yield Part(images[rows], label[rows], positions=here[rows])
 
-    channels, height, width = first.shape
     plan = Plan(
         split=request.split,
         root=root,
         source=[f"{path.name} {path.stat().st_size}" for path in paths],
         classes=tuple(wanted),
-        image_shape=(channels, height, width),
+        image_shape=shape,
         images=len(order),
         parts=parts,
     )
     return open_cache(request.cache, plan, name=request.name)
+
+
+def _image_shape(
+    path: Path,
+    key: str,
+    to_nchw: Callable[[NDArray[Any], Path], Tensor],
+    request: Request,
+) -> tuple[int, int, int]:
+    """(C, H, W) of the images of a file, from the header of the array alone."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
+            if np.lib.format.read_magic(file) == (1, 0):
+                shape, _, _ = np.lib.format.read_array_header_1_0(file)
+            else:
+                shape, _, _ = np.lib.format.read_array_header_2_0(file)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        shape = _array(path, key).shape  # says what is wrong
+    one = to_nchw(np.zeros((1, *shape[1:]), dtype=np.uint8), path)
+    fitted = fit_images(one, size=request.image_size, channels=request.channels)
+    channels, height, width = fitted.shape[1:]
+    return channels, height, width
+
+
+def _require_shape(
+    path: Path, shape: tuple[int, ...], first: Path, first_shape: tuple[int, ...]
+) -> None:
+    if shape != first_shape:
+        raise DataError(
+            f"{str(path)!r} has images of shape {shape}, {first.name} of "
+            f"{first_shape}: use --set data.image_size=[H,W] and --set "
+            "data.channels=1|3"
+        )
 
 
 def _files(root: Path, patterns: tuple[str, ...]) -> list[Path]:

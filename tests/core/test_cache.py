@@ -194,6 +194,23 @@ def test_npz_batches_are_sorted_by_class_in_the_cache(batches, tmp_path, classes
     assert cached.statistics() == plain.statistics()
 
 
+def test_an_open_cache_reads_no_npz_image(batches, tmp_path, monkeypatch):
+    read = {"split": "train", "data_root": batches, "cache": tmp_path / "cache"}
+    first = load_source("imagenet64", **read)
+    monkeypatch.setattr("condense_core._readers.npz._images", None)
+    assert same(load_source("imagenet64", **read), first)
+
+
+def test_npz_batches_of_two_sizes_are_refused(batches, tmp_path):
+    np.savez(
+        batches / "train_data_batch_3.npz", data=pixels(2, 3 * 32 * 32), labels=[1, 2]
+    )
+    with pytest.raises(DataError, match=r"--set data\.image_size"):
+        load_source(
+            "imagenet64", split="train", data_root=batches, cache=tmp_path / "cache"
+        )
+
+
 def test_npz_batches_go_on_after_the_last_file(batches, tmp_path, monkeypatch):
     read = {"split": "train", "data_root": batches, "cache": tmp_path / "cache"}
     put = cache._put
@@ -332,6 +349,25 @@ def test_an_unfinished_cache_of_another_version_is_refused(load, tmp_path, monke
     path = the_cache(tmp_path) / "progress.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
     assert "version 99" in refusal(load)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [("[]", "incomplete"), ('{"version": 1}', "lacks 'changed_ns'")],
+)
+def test_a_cache_with_a_changed_description_is_refused(load, tmp_path, content, part):
+    load()
+    (the_cache(tmp_path) / "cache.json").write_text(content)
+    assert part in refusal(load)
+
+
+def test_a_torn_progress_file_starts_anew(load, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "_finish", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        load()
+    (the_cache(tmp_path) / "progress.json").write_text('{"version":')
+    monkeypatch.undo()
+    assert same(load(), load(cache=None))
 
 
 def test_a_truncated_cache_is_refused(load, tmp_path):

@@ -96,6 +96,16 @@ def test_a_sampler_draws_the_same_from_both_and_copies_nothing(pair):
     assert torch.equal(one, two)
 
 
+def test_reading_class_by_class_hands_pages_back_too(pair, tell):
+    plain, images = pair
+    labels = torch.arange(5).repeat_interleave(10)
+    data = ImageData(images=images, labels=labels, classes=tuple("abcde"))
+    sampler = ClassSampler(data, "cpu")
+    got = torch.cat([sampler.all_of(label) for label in range(5)])
+    assert torch.equal(got, plain)
+    assert tell.count("MADV_DONTNEED") == 5
+
+
 def test_statistics_and_fingerprint_are_the_same_from_both(pair):
     plain, images = pair
     labels = torch.arange(5).repeat_interleave(10)
