@@ -9,6 +9,7 @@ rate depends on the number of updates, so a budget is settled before the first o
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -18,13 +19,13 @@ from condense_core.config import CondenseConfig
 from condense_core.data import ClassSampler, ImageData, PixelStatistics
 from condense_core.engine import LOG_EVERY, LoopState, condense_loop
 from condense_core.errors import ConfigError
-from condense_core.networks import build_network
+from condense_core.networks import FeatureNetwork, build_network
 from condense_core.pretrain import pretrain
 from condense_core.probe import PROBE_WIDTH
 from condense_core.probe import RECIPE as PROBE_RECIPE
 from condense_core.runlog import RunLog
 from condense_core.seeding import make_generator, seeded_initialisation
-from condense_core.synthesiser import SynthesiserSpec, build_synthesiser
+from condense_core.synthesiser import Synthesiser, SynthesiserSpec, build_synthesiser
 from condense_core.teacher import AUGMENT, build_teacher, frozen, needs_teacher
 from condense_core.training import (
     Recipe,
@@ -187,52 +188,81 @@ def measure(
     )
     with seeded_initialisation(config.seed, "pace"):
         synthesiser = build_synthesiser(spec, seed=config.seed).to(device)
-    ticks = _Ticks(device)
-    few = replace(config.pretrain, steps=TIMED_STEPS)
+    tools = _Tools(thin, statistics, sampler, teacher, config)
+    pretraining = _pretraining_seconds(synthesiser, tools, len(train) / len(thin))
+    if pretraining:
+        fixed["pre-training"] = pretraining
+    outer = _outer_seconds(synthesiser, tools) if config.loop.total else 0.0
+    if test is not None:
+        fixed |= _evaluation(train, test, thin, statistics, config)
+    loop = config.loop
+    return Estimate(fixed, outer, loop.restarts * loop.network_updates)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    """What phases work with, on a few images."""
+
+    thin: ImageData
+    statistics: PixelStatistics
+    sampler: ClassSampler
+    teacher: FeatureNetwork
+    config: CondenseConfig
+
+
+def _pretraining_seconds(
+    synthesiser: Synthesiser, tools: _Tools, images: float
+) -> float:
+    """Of all steps, and of what comes before and after for ``images`` as many images.
+
+    Leaves the synthesiser slightly trained; 0 without pre-training.
+    """
+    config = tools.config.pretrain
+    ticks = _Ticks(tools.sampler.device)
     pretrain(
         synthesiser,
-        sampler,
-        statistics,
-        few,
-        extractor=teacher,
-        seed=config.seed,
+        tools.sampler,
+        tools.statistics,
+        replace(config, steps=TIMED_STEPS),
+        extractor=tools.teacher,
+        seed=tools.config.seed,
         log=ticks,
     )
     ended = ticks.now()
-    if len(ticks.times) > 1:
-        before = ticks.times[0] - ticks.start - ticks.step
-        after = ended - ticks.times[-1]
-        reading = max(0.0, before + after) * len(train) / len(thin)
-        fixed["pre-training"] = ticks.step * config.pretrain.steps + reading
+    if not ticks.times:
+        return 0.0
+    before = ticks.times[0] - ticks.start - ticks.step
+    after = ended - ticks.times[-1]
+    return ticks.step * config.steps + max(0.0, before + after) * images
 
-    outer, loop = 0.0, config.loop
-    if loop.total:
-        timed = replace(loop, restarts=1, network_updates=2, generator_updates=2)
-        state = LoopState(
-            replace(config, loop=timed), synthesiser, statistics, device=device
-        )
-        ticks = _Ticks(device)
-        condense_loop(
-            state,
-            sampler=sampler,
-            teacher=teacher if config.loss.soft_labels else None,
-            log=ticks,
-            save=lambda _: None,
-            probe=lambda _: 0.0,
-        )
-        first, plain, renewed, logged = (
-            later - earlier
-            for earlier, later in zip(
-                (ticks.start, *ticks.times), ticks.times, strict=False
-            )
-        )
-        del first  # warms up
-        update = plain + max(0.0, logged - plain) / LOG_EVERY
-        update += _probe_seconds(thin, statistics, config)
-        outer = update * loop.generator_updates + max(0.0, renewed - plain)
-    if test is not None:
-        fixed |= _evaluation(train, test, thin, statistics, config)
-    return Estimate(fixed, outer, loop.restarts * loop.network_updates)
+
+def _outer_seconds(synthesiser: Synthesiser, tools: _Tools) -> float:
+    """Of one outer iteration of Algorithm 1, probes included."""
+    config, loop = tools.config, tools.config.loop
+    timed = replace(loop, restarts=1, network_updates=2, generator_updates=2)
+    state = LoopState(
+        replace(config, loop=timed),
+        synthesiser,
+        tools.statistics,
+        device=tools.sampler.device,
+    )
+    ticks = _Ticks(tools.sampler.device)
+    condense_loop(
+        state,
+        sampler=tools.sampler,
+        teacher=tools.teacher if config.loss.soft_labels else None,
+        log=ticks,
+        save=lambda _: None,
+        probe=lambda _: 0.0,
+    )
+    # Four updates: the first warms up, the second is plain, the third comes after an
+    # update of phi and with a new association, the last also logs.
+    plain, renewed, logged = (
+        later - earlier for earlier, later in pairwise(ticks.times)
+    )
+    update = plain + max(0.0, logged - plain) / LOG_EVERY
+    update += _probe_seconds(tools.thin, tools.statistics, config)
+    return update * loop.generator_updates + max(0.0, renewed - plain)
 
 
 def in_words(seconds: float) -> str:
