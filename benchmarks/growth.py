@@ -13,10 +13,9 @@ disturb least. Memory is the peak over what the process held before the loop was
 import argparse
 import gc
 import json
+import multiprocessing
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -186,19 +185,25 @@ def _status(key: str) -> int:
 
 
 def measure_memory(point: Point, options: argparse.Namespace) -> int:
-    """In this process: bytes that building the loop and three updates add at most."""
-    Stepper(Point("generator", classes=10, size=32, ipc=1), options).step()  # kernels
+    """In this process: bytes that building the loop and two updates add at most."""
     stepper = Stepper(point, options)
-    for _ in range(3):
+    for _ in range(2):
         stepper.step()
     return peak(stepper.device) - stepper.before
 
 
-def memory_of(point: Point) -> int:
+def memory_of(point: Point, options: argparse.Namespace) -> int:
     """As `measure_memory`, in a process of its own."""
-    command = [sys.executable, *sys.argv, "--point", json.dumps(asdict(point))]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
-    return int(result.stdout)
+    context = multiprocessing.get_context("fork")  # nothing has used a GPU yet
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(
+        target=lambda: sender.send(measure_memory(point, options))
+    )
+    process.start()
+    sender.close()  # the other end is the child's: if it dies, recv says so
+    found: int = receiver.recv()
+    process.join()
+    return found
 
 
 def main() -> None:
@@ -208,17 +213,13 @@ def main() -> None:
     parser.add_argument("--classes-per-step", type=int, default=10)
     parser.add_argument("--association", type=int, default=16)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--point", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.point is not None:
-        print(measure_memory(Point(**json.loads(options.point)), options))
-        return
 
     rows: dict[Point, dict[str, Any]] = {}
     for point in points():
-        rows[point] = {**asdict(point), "peak_bytes": memory_of(point)}
+        rows[point] = {**asdict(point), "peak_bytes": memory_of(point, options)}
         print(f"{point}: {rows[point]['peak_bytes'] / 2**20:.0f} MiB", flush=True)
     steppers = {point: Stepper(point, options) for point in points()}
     seconds: dict[Point, list[float]] = {point: [] for point in steppers}
@@ -234,9 +235,7 @@ def main() -> None:
     content = {
         "points": list(rows.values()),
         "growth": growth(rows),
-        "options": {
-            k: v for k, v in vars(options).items() if k not in ("out", "point")
-        },
+        "options": {k: v for k, v in vars(options).items() if k != "out"},
         "device": str(resolve_device(options.device)),
         "threads": 1,
         "machine": platform.machine(),
