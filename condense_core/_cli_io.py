@@ -19,6 +19,9 @@ def read_splits(
     like: Mapping[str, Any],
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
+    classes: Any = None,
+    cache: Path | None = None,
+    skip_corrupt: bool = False,
 ) -> "tuple[ImageData, ImageData, str | None]":
     """Training and test images of a named set, read as those of an artefact were.
 
@@ -30,6 +33,9 @@ def read_splits(
             were resized, and by its seed which were held out for testing.
         image_size: (H, W), in place of the artefact's.
         channels: 1 or 3, in place of the artefact's.
+        classes: Value of ``data.classes``, in place of the artefact's.
+        cache: As for `condense_core.experiment.load_splits`.
+        skip_corrupt: Likewise.
 
     Returns:
         As `condense_core.experiment.load_splits`.
@@ -50,10 +56,17 @@ def read_splits(
                 "name": name,
                 "image_size": image_size or data.get("image_size"),
                 "channels": channels or data.get("channels"),
+                "classes": classes or data.get("classes"),
             },
         }
     )
-    return load_splits(config, data_root=data_root, download=download)
+    return load_splits(
+        config,
+        data_root=data_root,
+        download=download,
+        cache=cache,
+        skip_corrupt=skip_corrupt,
+    )
 
 
 def check_target(target: str | None) -> None:
@@ -62,9 +75,19 @@ def check_target(target: str | None) -> None:
     Raises:
         ConfigError: The folder of the file does not exist.
     """
-    if target not in (None, "-") and not Path(str(target)).absolute().parent.is_dir():
+    if target not in (None, "-"):
+        check_folder("--json", Path(str(target)))
+
+
+def check_folder(option: str, file: Path) -> None:
+    """Refuse a file whose folder does not exist.
+
+    Raises:
+        ConfigError: See above.
+    """
+    if not file.absolute().parent.is_dir():
         raise ConfigError(
-            f"--json {target}: its folder does not exist; make it or choose another"
+            f"{option} {file}: its folder does not exist; make it or choose another"
         )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from condense_core.data import ImageData, PixelStatistics, to_unit
+from condense_core.mapped import chunks
 from condense_core.networks import FeatureNetwork
 
 
@@ -35,7 +36,7 @@ def class_mean_features(
         data.num_classes, network.feature_dim, device=data.images.device
     )
     for images, labels_B in zip(
-        data.images.split(batch_size), data.labels.split(batch_size), strict=True
+        chunks(data.images, batch_size), data.labels.split(batch_size), strict=True
     ):
         layers = network.layer_features(statistics.normalise(to_unit(images)))
         member_YB = torch.nn.functional.one_hot(labels_B, data.num_classes).T.float()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from condense_core._cli_io import check_target, read_splits, write_json
+from condense_core._cli_io import check_folder, check_target, read_splits, write_json
 from condense_core.errors import CondenseError, ConfigError
 
 if TYPE_CHECKING:
@@ -52,18 +52,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="condense, evaluate and report")
-    run.add_argument("config", metavar="PRESET|CONFIG.yaml")
-    _add_data_root(run)
-    run.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY.PATH=VALUE",
-        help="override a config value; may be repeated",
-    )
+    _add_config(run)
     run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    run.add_argument(
+        "--time-budget",
+        type=float,
+        metavar="SECONDS",
+        help="as many updates as let the whole run fit; short for --set time_budget=S",
+    )
     run.add_argument("--dry-run", action="store_true", help="check and show, then stop")
     run.set_defaults(run=_run)
 
@@ -88,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"))
     evaluate.add_argument("--channels", type=int, choices=(1, 3))
     evaluate.add_argument(
+        "--classes", metavar="FILE|NAME,NAME", help="only these (default: as condensed)"
+    )
+    evaluate.add_argument(
         "--flip",
         action=argparse.BooleanOptionalAction,
         help="mirror images when augmenting (default: by data set)",
@@ -97,6 +97,17 @@ def _parser() -> argparse.ArgumentParser:
         "--json", metavar="FILE", help="write the report; - for stdout"
     )
     evaluate.set_defaults(run=_evaluate)
+
+    teacher = commands.add_parser(
+        "teacher",
+        help="train the network of soft labels and class embeddings, for many runs",
+    )
+    _add_config(teacher)
+    teacher.add_argument(
+        "--out", type=Path, required=True, help="file, for --set teacher.path=FILE"
+    )
+    teacher.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    teacher.set_defaults(run=_teacher)
 
     audit = commands.add_parser(
         "audit",
@@ -135,10 +146,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="PRESET|CONFIG.yaml")
+    _add_data_root(parser)
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY.PATH=VALUE",
+        help="override a config value; may be repeated",
+    )
+
+
 def _add_data_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", type=Path, help="folder of the data set")
     parser.add_argument(
         "--download", action="store_true", help="let torchvision fetch missing files"
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keep a decoded copy here (imagenet64: by default in its data root)",
+    )
+    parser.add_argument(
+        "--skip-corrupt",
+        action="store_true",
+        help="leave out image files that cannot be read",
     )
 
 
@@ -149,20 +184,34 @@ def _run(arguments: argparse.Namespace) -> None:
         load_splits,
         run_experiment,
     )
+    from condense_core.pace import schedule
     from condense_core.report import results_table
+    from condense_core.run import memory_advice
 
     name, config = _config(arguments.config)
     config = config.with_overrides(arguments.overrides)
+    if arguments.time_budget is not None:
+        config = config.with_overrides([f"time_budget={arguments.time_budget}"])
     _check_evaluation(config)
-    resolve_device(arguments.device)
+    device = resolve_device(arguments.device)
     train, test, note = load_splits(
-        config, data_root=arguments.data_root, download=arguments.download
+        config,
+        data_root=arguments.data_root,
+        download=arguments.download,
+        cache=arguments.cache,
+        skip_corrupt=arguments.skip_corrupt,
     )
     check_experiment(train, config)
     out = arguments.out or Path("runs") / name
+    expected = None
+    if config.time_budget is not None or not arguments.dry_run:
+        with memory_advice():
+            config, expected = schedule(train, test, config, out=out, device=device)
 
     def announce() -> None:
         print(_summary(train, test, config, out), file=sys.stderr)
+        if expected is not None:
+            print(f"expected: {expected}", file=sys.stderr)
         if note is not None:
             print(note, file=sys.stderr)
 
@@ -177,6 +226,7 @@ def _run(arguments: argparse.Namespace) -> None:
         out=out,
         device=arguments.device,
         on_start=announce,
+        expected=expected,
     )
     print(
         f"{report['dataset']}, recipe {report['recipe']}, {report['network']} of width "
@@ -184,6 +234,35 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     print(results_table(report))
     print(f"report: {out / 'report.html'}")
+
+
+def _teacher(arguments: argparse.Namespace) -> None:
+    from condense_core.devices import resolve_device
+    from condense_core.experiment import load_splits
+    from condense_core.teacher import train_teacher_file
+    from condense_core.training import accuracy
+
+    _, config = _config(arguments.config)
+    config = config.with_overrides(arguments.overrides)
+    device = resolve_device(arguments.device)
+    check_folder("--out", arguments.out)
+    train, test, note = load_splits(
+        config,
+        data_root=arguments.data_root,
+        download=arguments.download,
+        cache=arguments.cache,
+        skip_corrupt=arguments.skip_corrupt,
+    )
+    if note is not None:
+        print(note, file=sys.stderr)
+    teacher = train_teacher_file(arguments.out, train, config, device=device)
+    held = test.to(device)
+    score = accuracy(teacher, held.images, held.labels, train.statistics())
+    print(
+        f"{arguments.out}: {score:.2f} % of {len(test)} test images of {train.name} "
+        f"after {config.teacher.steps} steps; use it with --set "
+        f"teacher.path={arguments.out}"
+    )
 
 
 def _config(name: str) -> "tuple[str, CondenseConfig]":
@@ -254,6 +333,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         like=like,
         image_size=tuple(arguments.image_size) if arguments.image_size else None,
         channels=arguments.channels,
+        classes=_class_list(arguments.classes),
+        cache=arguments.cache,
+        skip_corrupt=arguments.skip_corrupt,
     )
     if note is not None:
         print(note, file=sys.stderr)
@@ -303,6 +385,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     write_json(arguments.json, reports[0] if len(reports) == 1 else reports)
 
 
+def _class_list(text: str | None) -> str | list[str] | None:
+    """A file by name, or names by commas."""
+    if text is None or Path(text).is_file():
+        return text
+    return text.split(",")
+
+
 def _audit(arguments: argparse.Namespace) -> None:
     from condense_core.artefact import CondensedDataset
     from condense_core.audit import NO_PROOF, audit
@@ -317,6 +406,8 @@ def _audit(arguments: argparse.Namespace) -> None:
         data_root=arguments.data_root,
         download=arguments.download,
         like=config if isinstance(config, dict) else {},
+        cache=arguments.cache,
+        skip_corrupt=arguments.skip_corrupt,
     )
     report = audit(
         condensed,

@@ -36,8 +36,16 @@ class DataConfig:
     """(height, width) in pixels to resize to; None keeps the size of the source."""
     channels: Literal[1, 3] | None = None
     """Convert to grey or RGB; None keeps the source's."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes to condense, in label order; None is all. Instead of the
+    list, the name of a text file with one name a line."""
     flip: bool = True
     """Whether a mirrored image keeps its meaning; False for digits and letters."""
+
+    def __post_init__(self) -> None:
+        """Check the class list."""
+        if self.classes is not None and not self.classes:
+            raise ConfigError("data.classes is empty: name a class, or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,11 +118,17 @@ class TeacherConfig:
     """Channels of its ConvNet; also the size of the stored class embedding."""
     steps: int = 1000
     """Training steps of 256 images."""
+    path: str | None = None
+    """File of ``condense teacher`` to use instead of training one in the run."""
+    mean_images: int | None = None
+    """Images of each class, at most, whose mean feature is its embedding; None is all,
+    one more pass over the data."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         at_least("teacher.width", self.width, 1)
         at_least("teacher.steps", self.steps, 1)
+        at_least("teacher.mean_images", self.mean_images, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -355,6 +369,10 @@ class CondenseConfig:
     seed: int = 0
     augment: str = "color_crop_cutout_flip_scale_rotate"
     """Siamese augmentation while condensing, or ``none``."""
+    time_budget: float | None = None
+    """Seconds a run may take, evaluation included. Sets ``loop.restarts`` and
+    ``loop.network_updates`` from a few timed steps before it starts; None leaves them.
+    A ``config.yaml`` holds the result: clear this to repeat exactly such a run."""
     max_synthetic_batch: int = 2048
     """Images synthesised at once outside the inner loop; bounds memory."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -372,6 +390,8 @@ class CondenseConfig:
         """Check what needs more than one section."""
         at_least("seed", self.seed, 0)
         at_least("max_synthetic_batch", self.max_synthetic_batch, 1)
+        if self.time_budget is not None:
+            positive("time_budget", self.time_budget)
         from condense_core.augment import SiameseAugment
 
         SiameseAugment.from_text(self.augment)
@@ -423,7 +443,7 @@ class CondenseConfig:
         Raises:
             ConfigError: As `from_yaml`.
         """
-        built: Self = build(cls, values, path="")
+        built: Self = build(cls, _with_class_list(values), path="")
         return built
 
     def to_dict(self) -> dict[str, Any]:
@@ -457,3 +477,22 @@ class CondenseConfig:
                 override = {key: override}
             values = merge(values, override)
         return type(self).from_dict(values)
+
+
+def _with_class_list(values: Any) -> Any:
+    """``values``, with the content of a class file in the place of its name."""
+    data = values.get("data") if isinstance(values, Mapping) else None
+    name = data.get("classes") if isinstance(data, Mapping) else None
+    if not isinstance(name, str):
+        return values
+    try:
+        lines = Path(name).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"data.classes: cannot read {name!r} ({error}): name a text file with one "
+            "class a line, or write a list, as in --set data.classes=[cat,dog]"
+        ) from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise ConfigError(f"data.classes: {name!r} names no class: write one a line")
+    return merge(values, {"data": {"classes": found}})

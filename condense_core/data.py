@@ -1,4 +1,6 @@
-"""Labelled images in memory, and the sampler that serves them to the training loop.
+"""Labelled images, and the sampler that serves them to the training loop.
+
+Images are in memory or, from a cache, in a mapped file (`condense_core.mapped`).
 
 Pixels are kept as uint8 from reading to drawing: a quarter of the memory of float32,
 and exact. They become float in [0, 1] only for the few images of one step.
@@ -9,8 +11,9 @@ Shape suffixes: B batch, N data set, Y classes, C H W image.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,13 +29,17 @@ from condense_core._convert import (
     to_unit,
 )
 from condense_core.errors import DataError
+from condense_core.mapped import chunks, expecting, gather
 
 __all__ = [
     "ClassSampler",
     "ImageData",
+    "KnownFacts",
     "PixelStatistics",
     "as_image_data",
+    "histograms",
     "require_images",
+    "statistics_of_histograms",
     "to_bytes",
     "to_unit",
 ]
@@ -87,6 +94,19 @@ class PixelStatistics:
         return (images - mean) / std
 
 
+@dataclass(frozen=True, slots=True)
+class KnownFacts:
+    """What a cache has worked out about a set, so that no run reads it all again.
+
+    Attributes:
+        fingerprint: As `ImageData.fingerprint` computes it.
+        statistics: As `ImageData.statistics` computes them.
+    """
+
+    fingerprint: str
+    statistics: PixelStatistics
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImageData:
     """A labelled image set, validated when it is built.
@@ -105,6 +125,8 @@ class ImageData:
     labels: Tensor
     classes: tuple[str, ...]
     name: str = "custom"
+    # Not an argument: `dataclasses.replace` with other content thus forgets it.
+    _known: KnownFacts | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check everything that later code relies on."""
@@ -171,38 +193,81 @@ class ImageData:
 
     def to(self, device: torch.device | str) -> "ImageData":
         """The same set with its tensors on ``device``."""
-        return replace(
+        moved = replace(
             self, images=self.images.to(device), labels=self.labels.to(device)
         )
+        return moved if self._known is None else moved.with_known(self._known)
+
+    def with_known(self, facts: KnownFacts) -> "ImageData":
+        """The same set, trusting ``facts`` instead of reading every image for them."""
+        told = replace(self)
+        object.__setattr__(told, "_known", facts)
+        return told
+
+    def renamed(self, name: str) -> "ImageData":
+        """The same set under another name."""
+        other = replace(self, name=name)
+        return other if self._known is None else other.with_known(self._known)
 
     def subset(self, index: Tensor) -> "ImageData":
-        """The images at ``index`` (int64 positions or bool mask); classes stay."""
+        """The images at ``index`` (int64 positions or bool mask), copied to memory.
+
+        The classes stay, also those that are left without images.
+        """
         index = index.to(self.images.device)
         return replace(self, images=self.images[index], labels=self.labels[index])
 
+    def thin(self, most: int, generator: torch.Generator) -> "ImageData":
+        """At most ``most`` images of each class, chosen at random, in their order.
+
+        Args:
+            most: at least 1.
+            generator: on the CPU.
+        """
+        labels = self.labels.cpu()
+        shuffled = torch.randperm(len(labels), generator=generator)
+        by_class = shuffled[labels[shuffled].argsort(stable=True)]
+        counts = torch.bincount(labels, minlength=self.num_classes)
+        rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[by_class]]
+        return self.subset(by_class[rank < most].sort().values)
+
     def fingerprint(self) -> str:
         """SHA-256 of shape, pixels, labels and class names; the same on any device."""
+        if self._known is not None:
+            return self._known.fingerprint
         head = json.dumps([list(self.images.shape), list(self.classes)])
         digest = hashlib.sha256(head.encode())
-        for chunk in (*torch.split(self.images, _CHUNK), self.labels):
+        for chunk in chain(chunks(self.images, _CHUNK), [self.labels]):
             digest.update(chunk.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
     def statistics(self) -> PixelStatistics:
         """Mean and deviation per channel; a constant channel gets `MIN_STD`."""
-        # From histograms: exact, whatever the number of images and their order.
-        grey = torch.arange(256, dtype=torch.float64) / 255
-        mean, std = [], []
-        for channel in range(self.image_shape[0]):
-            histogram = torch.zeros(256, dtype=torch.float64)
-            for chunk in torch.split(self.images[:, channel], _CHUNK):
-                histogram += torch.bincount(chunk.flatten(), minlength=256).cpu()
-            weight = histogram / histogram.sum()
-            centre = (weight * grey).sum()
-            mean.append(float(centre))
-            variance = (weight * (grey - centre) ** 2).sum()
-            std.append(max(float(variance.sqrt()), MIN_STD))
-        return PixelStatistics(tuple(mean), tuple(std))
+        if self._known is not None:
+            return self._known.statistics
+        return statistics_of_histograms(histograms(self.images))
+
+
+def histograms(images: Tensor) -> Tensor:
+    """How often each of the 256 values occurs in each channel: (C, 256)."""
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for chunk in chunks(images, _CHUNK):
+        for channel, count in enumerate(counts):
+            count += torch.bincount(chunk[:, channel].flatten(), minlength=256).cpu()
+    return counts
+
+
+def statistics_of_histograms(counts_C256: Tensor) -> PixelStatistics:
+    """Mean and deviation per channel; exact, whatever the order of the images."""
+    grey = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for count in counts_C256.double():
+        weight = count / count.sum()
+        centre = (weight * grey).sum()
+        mean.append(float(centre))
+        variance = (weight * (grey - centre) ** 2).sum()
+        std.append(max(float(variance.sqrt()), MIN_STD))
+    return PixelStatistics(tuple(mean), tuple(std))
 
 
 class ClassSampler:
@@ -256,7 +321,7 @@ class ClassSampler:
         draw = draw.to(self.device)
         # Rounding can make draw * count equal to count, which is the next class.
         within = (draw * counts[:, None]).long().clamp(max=counts[:, None] - 1)
-        return to_unit(self.images[offsets[:, None] + within])
+        return to_unit(gather(self.images, offsets[:, None] + within))
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw images uniformly over the set, with replacement.
@@ -268,11 +333,12 @@ class ClassSampler:
         index = torch.randint(
             total, (size,), generator=generator, device=generator.device
         ).to(self.device)
-        return to_unit(self.images[index]), self.labels[index]
+        return to_unit(gather(self.images, index)), self.labels[index]
 
     def all_of(self, label: int) -> Tensor:
         """Every image of one class: uint8 (n, C, H, W), a view."""
-        return self.images[self._bounds[label] : self._bounds[label + 1]]
+        first, last = self._bounds[label], self._bounds[label + 1]
+        return expecting(self.images[first:last])
 
 
 def require_images(data: ImageData) -> None:

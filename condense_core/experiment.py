@@ -16,43 +16,69 @@ from condense_core.devices import resolve_device
 from condense_core.errors import DataError, MissingSplitError
 from condense_core.evaluate import EvaluationReport, evaluate
 from condense_core.networks import build_network
+from condense_core.pace import Estimate
 from condense_core.references import FULL, evaluate_reference
 from condense_core.report import write_features, write_report, write_samples_png
 from condense_core.run import check_fit, condense_in, memory_advice
 from condense_core.rundir import RunDirectory
 from condense_core.runlog import RunLog
 from condense_core.seeding import derive_seed, make_generator
-from condense_core.sources import load_source
+from condense_core.sources import CACHE_FOLDER, CACHED, load_source
 from condense_core.training import Recipe, train_network
 
 HELD_OUT = 0.2  # of each class, where a source has no test images
+HOLD_OUT_BYTES = 2**32  # at most: it copies them to memory
 FEATURE_IMAGES = 1000
 FEATURE_STEPS = 300
 
 
 def load_splits(
-    config: CondenseConfig, *, data_root: Path | None, download: bool = False
+    config: CondenseConfig,
+    *,
+    data_root: Path | None,
+    download: bool = False,
+    cache: Path | None = None,
+    skip_corrupt: bool = False,
 ) -> tuple[ImageData, ImageData, str | None]:
     """Training and test images of a configuration.
 
     A folder without test images gives up a fifth of each class for testing.
 
+    Args:
+        config: Its ``data`` section and seed.
+        data_root: Folder of the data set.
+        download: Whether torchvision may fetch missing files.
+        cache: Folder for decoded copies, see `load_source`. By default only sets that
+            are too big for memory have one, in ``data_root``.
+        skip_corrupt: Whether to leave out image files that cannot be read.
+
     Returns:
         Training images, test images, and a line to show if images were held out.
 
     Raises:
-        DataError: The source cannot be read.
+        DataError: The source cannot be read, or has no test images and is too big to
+            hold some out.
     """
+    if cache is None and config.data.name in CACHED and data_root is not None:
+        cache = data_root / CACHE_FOLDER
     options: dict[str, Any] = {
         "data_root": data_root,
         "download": download,
         "image_size": config.data.image_size,
         "channels": config.data.channels,
+        "classes": config.data.classes,
+        "cache": cache,
+        "skip_corrupt": skip_corrupt,
     }
     train = load_source(config.data.name, split="train", **options)
     try:
         return train, load_source(config.data.name, split="test", **options), None
-    except MissingSplitError:
+    except MissingSplitError as error:
+        if train.images.nbytes > HOLD_OUT_BYTES:
+            raise DataError(
+                f"{error}; or choose fewer classes with --set data.classes=[...]: "
+                f"{train.images.nbytes / 1e9:.1f} GB are too much to hold some out"
+            ) from error
         train, test = hold_out(train, seed=config.seed)
         return train, test, f"no test images found: {len(test)} of train are held out"
 
@@ -97,6 +123,7 @@ def run_experiment(
     out: Path,
     device: str = "auto",
     on_start: Callable[[], None] | None = None,
+    expected: Estimate | None = None,
 ) -> dict[str, Any]:
     """Condense, evaluate against references and write the report.
 
@@ -105,10 +132,12 @@ def run_experiment(
     Args:
         train: Training images.
         test: Test images; used by the final evaluation alone.
-        config: See `CondenseConfig`.
+        config: See `CondenseConfig`; a ``time_budget`` is settled by
+            `condense_core.pace.schedule` before.
         out: Run directory.
         device: auto, cpu, cuda or cuda:N.
         on_start: Called once nothing speaks against the run, before its first step.
+        expected: Length of the run, shown with the progress.
 
     Returns:
         Content of ``report.json``.
@@ -122,7 +151,7 @@ def run_experiment(
     if on_start is not None:
         on_start()
     done: dict[str, Any] | None = run.read_json("report.json")
-    condensed = condense_in(run, train, config, device=place)
+    condensed = condense_in(run, train, config, device=place, expected=expected)
     if done is not None:
         if not (out / "report.html").exists():
             write_report(out)

@@ -25,6 +25,10 @@ from torch.nn import functional as F
 from condense_core.config import OptimiserConfig
 from condense_core.synthesiser import Synthesiser
 
+# Images synthesised together as a start: bounds memory. Batch norm is in training mode,
+# so that another number would start elsewhere.
+LARGEST_BATCH = 5000
+
 
 class ImageSpaceOptimiser:
     """Adam on target images, followed by the generator.
@@ -54,9 +58,12 @@ class ImageSpaceOptimiser:
         device = synthesiser.class_embedding.device
         class_ids = torch.arange(spec.num_classes, device=device)
         code_ids = torch.arange(spec.images_per_class, device=device)
+        per_batch = max(1, LARGEST_BATCH // spec.images_per_class)
         with torch.no_grad():
-            images = synthesiser(class_ids, code_ids)
-        self.logits = _logit(images).requires_grad_()
+            parts = [
+                _logit(synthesiser(c, code_ids)) for c in class_ids.split(per_batch)
+            ]
+        self.logits = torch.cat(parts).requires_grad_()
         self.images = torch.optim.Adam([self.logits], lr=config.pixel_lr)
         self.fit = torch.optim.Adam(groups)
 

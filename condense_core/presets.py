@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from condense_core._strict import merge
+
 Settings = dict[str, Any]
 
 # name -> data settings. Mirroring changes what a digit means (the field's convention).
@@ -26,6 +28,21 @@ DATA_SETS: dict[str, Settings] = {
     "npz": {"flip": True},
 }
 IMAGES_PER_CLASS = (1, 10, 50)
+
+# Sets of so many classes that an update touches some of them only, with
+# soft labels (sec. 4.2), and no optimiser that keeps a target for every image.
+MANY_CLASSES: dict[str, Settings] = {
+    "imagenet64": {
+        "teacher": {"steps": 50_000},
+        "loss": {"soft_labels": True},
+        "loop": {"classes_per_step": 50, "association": 64},
+        "optimiser": {"name": "adam"},
+    }
+}
+# On a CPU a run is for a subset of the classes.
+MANY_CLASSES_CPU: dict[str, Settings] = {
+    "imagenet64": {"loop": {"classes_per_step": 100}}
+}
 
 PAPER_TERMS = ("adversarial", "classification", "matching", "intra", "inter")
 
@@ -86,7 +103,7 @@ def _digits(images_per_class: int) -> Settings:
 
 def _full(name: str, images_per_class: int) -> Settings:
     """The field's widths, 20,000 generator updates, 20 evaluation networks."""
-    return {
+    settings = {
         "data": _data(name),
         "format": {"images_per_class": images_per_class, "channels": 128},
         "pretrain": {"steps": 5000},
@@ -101,11 +118,15 @@ def _full(name: str, images_per_class: int) -> Settings:
         "unrolled": {"width": 128, "max_age": 300},
         "evaluate": {"recipe": "dsa-1000", "repeats": 20, "probe_every": 1000},
     }
+    if name in MANY_CLASSES:
+        del settings["loss"]  # of students: they would need all classes
+    return merge(settings, MANY_CLASSES.get(name, {}))
 
 
 def _paper(name: str, images_per_class: int) -> Settings:
     """What the paper states; what it leaves open has the values of the full preset."""
     full = _full(name, images_per_class)
+    soft_labels = full.get("loss", {}).get("soft_labels", False)
     return {
         **full,
         "pretrain": {"method": "adversarial", "steps": 20_000, "learning_rate": 2e-4},
@@ -118,6 +139,7 @@ def _paper(name: str, images_per_class: int) -> Settings:
             "matching_mode": "per_sample",
             "intra_centre": "class_embedding",
             "classifier": "auxiliary",
+            "soft_labels": soft_labels,
         },
         "loop": {**full["loop"], "codes_per_step": None, "reuse_association": False},
         "optimiser": {"name": "sgd"},
@@ -168,7 +190,7 @@ def _cpu(name: str, images_per_class: int) -> Settings:
     }
     if images_per_class == 10 and name in CPU_STUDENTS:
         settings |= _unrolled_at_ten()
-    return settings
+    return merge(settings, MANY_CLASSES_CPU.get(name, {}))
 
 
 def _unrolled_at_ten() -> Settings:

@@ -23,6 +23,7 @@ from condense_core.config import PretrainConfig
 from condense_core.data import ClassSampler, PixelStatistics, to_unit
 from condense_core.discriminator import FeatureDiscriminator
 from condense_core.losses import adversarial
+from condense_core.mapped import gather
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.runlog import RunLog
 from condense_core.seeding import make_generator, seeded_initialisation
@@ -117,9 +118,9 @@ def reconstruction_targets(
         order = torch.randperm(len(images), generator=generator).to(images.device)
         if kind == "images":
             pick = order[torch.arange(images_per_class) % len(order)]
-            targets.append(to_unit(images[pick]))
+            targets.append(to_unit(gather(images, pick)))
             continue
-        chosen = to_unit(images[order[:CLUSTER_IMAGES]])
+        chosen = to_unit(gather(images, order[:CLUSTER_IMAGES]))
         points = chosen.flatten(1) if kind == "centres" else embed(chosen)
         centres = cluster_centres(points, images_per_class, generator=generator)
         if kind == "centres":

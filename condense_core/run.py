@@ -33,15 +33,21 @@ from condense_core.evaluate import library_versions
 from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.networks.convnet import DEFAULT_WIDTH
+from condense_core.pace import Estimate, in_words, schedule
 from condense_core.pretrain import pretrain
 from condense_core.probe import Probe
 from condense_core.rundir import RunDirectory
 from condense_core.runlog import RunLog
-from condense_core.seeding import derive_seed, seeded_initialisation
+from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import Synthesiser, SynthesiserSpec, build_synthesiser
-from condense_core.training import Recipe, train_network
-
-TEACHER_AUGMENT = "color_crop_cutout_flip_scale_rotate"
+from condense_core.teacher import (
+    build_teacher,
+    check_teacher,
+    frozen,
+    load_teacher,
+    needs_teacher,
+    train_teacher,
+)
 
 
 def condense(
@@ -71,7 +77,8 @@ def condense(
 
     Raises:
         DataError: The data cannot be used; says what and why.
-        ConfigError: The configuration does not fit the data.
+        ConfigError: The configuration does not fit the data, or its ``time_budget`` is
+            too short.
         RunError: The directory holds another run, the disk is full, the device is
             absent, or memory runs out.
 
@@ -92,8 +99,15 @@ def condense(
     data = as_image_data(train_set)
     check_fit(data, config)
     place = resolve_device(device)
+    expected = None
+    if config.time_budget is not None:
+        folder = Path(out) if out is not None else None
+        with memory_advice():
+            config, expected = schedule(data, None, config, out=folder, device=place)
     run = RunDirectory.open(out, config, data.fingerprint())
-    condensed = condense_in(run, data, config, device=place, progress=progress)
+    condensed = condense_in(
+        run, data, config, device=place, progress=progress, expected=expected
+    )
     samples = run.file("samples.png")
     if samples is not None:
         write_samples_png(*condensed.images(), condensed.classes, samples)
@@ -108,6 +122,7 @@ def condense_in(
     *,
     device: torch.device,
     progress: bool = True,
+    expected: Estimate | None = None,
 ) -> CondensedDataset:
     """Condense inside a run directory, leaving its checkpoint in place.
 
@@ -117,6 +132,7 @@ def condense_in(
         config: See `CondenseConfig`.
         device: Where to compute.
         progress: Whether to show progress on stderr.
+        expected: Length of the whole run, shown with the progress.
 
     Raises:
         RunError: The disk is full or memory runs out.
@@ -126,7 +142,7 @@ def condense_in(
     if finished is not None and finished.exists():
         return CondensedDataset.load(finished, device=device)
     with memory_advice():
-        return _condense(run, data, config, device, progress)
+        return _condense(run, data, config, device, progress, expected)
 
 
 def _condense(
@@ -135,13 +151,15 @@ def _condense(
     config: CondenseConfig,
     place: torch.device,
     progress: bool,
+    expected: Estimate | None,
 ) -> CondensedDataset:
     finished = run.file("condensed.safetensors")
     statistics = data.statistics()
-    sampler = ClassSampler(data, place)
-    teacher = _teacher(run, data.to(place), statistics, config, progress)
+    placed = data.to(place)
+    sampler = ClassSampler(placed, place)
+    teacher = _teacher(run, placed, statistics, config, progress)
     synthesiser = _starting_point(
-        run, sampler, data, statistics, teacher, config, progress
+        run, sampler, placed, statistics, teacher, config, progress
     )
 
     state = LoopState(config, synthesiser, statistics, device=place)
@@ -152,7 +170,9 @@ def _condense(
     with RunLog(
         run.file("metrics.jsonl"),
         total=config.loop.total,
-        description="condense",
+        description="condense"
+        if expected is None
+        else f"condense (run: about {in_words(expected.total)})",
         progress=progress,
         resume_step=state.outer * config.loop.generator_updates,
     ) as log:
@@ -212,6 +232,7 @@ def check_fit(data: ImageData, config: CondenseConfig) -> None:
     Raises:
         DataError: The set is empty or a class has too few images.
         ConfigError: A size of the configuration does not fit the images.
+        ArtefactError: The file of ``teacher.path`` cannot be used.
     """
     require_images(data)
     if config.pretrain.method == "reconstruction":
@@ -229,6 +250,8 @@ def check_fit(data: ImageData, config: CondenseConfig) -> None:
             f"images are {sides[0]}x{sides[1]} px, sides must be {SMALLEST_SIDE} to "
             f"{LARGEST_SIDE}: resize them, as with --set data.image_size=[32,32]"
         )
+    if config.teacher.path is not None and needs_teacher(config):
+        check_teacher(config.teacher.path, data, config)
     # Building one network finds every size that does not fit, at no cost.
     phi = _build_phi(config, data)
     weights, layers = config.loss.layer_weights, len(phi.blocks)
@@ -271,41 +294,26 @@ def _teacher(
     progress: bool,
 ) -> FeatureNetwork | None:
     """The network trained on the real data, if anything needs one."""
-    needed = (
-        config.format.embedding == "class_mean"
-        or config.loss.soft_labels
-        or config.pretrain.targets == "medoids"
-    )
-    if not needed:
+    if not needs_teacher(config):
         return None
     device = data.images.device
-    teacher = build_network(
-        "convnet",
-        image_shape=data.image_shape,
-        num_classes=data.num_classes,
-        width=config.teacher.width,
-        seed=derive_seed(config.seed, "teacher"),
-    ).to(device)
+    if config.teacher.path is not None:
+        return load_teacher(config.teacher.path, data, config, device=device)
     saved = run.load("teacher", device)
     if saved is not None:
+        teacher = build_teacher(data, config).to(device)
         teacher.load_state_dict(saved)
-    else:
-        steps = config.teacher.steps
-        recipe = Recipe("teacher", epochs=steps, augment=TEACHER_AUGMENT)
-        with RunLog(None, total=steps, description="teacher", progress=progress) as log:
-            train_network(
-                teacher,
-                data.images,
-                data.labels,
-                recipe=recipe,
-                statistics=statistics,
-                seed=derive_seed(config.seed, "teacher"),
-                flip=config.data.flip,
-                max_steps=steps,
-                on_step=lambda step, *_: log.advance(step + 1),
-            )
-        run.save("teacher", teacher.state_dict())
-    return teacher.eval().requires_grad_(False)
+        return frozen(teacher)
+    teacher = train_teacher(
+        data,
+        statistics,
+        config,
+        resume=run.load("teacher-training", device),
+        keep=lambda _, state: run.save_sometimes("teacher-training", state),
+        progress=progress,
+    )
+    run.save("teacher", teacher.state_dict())
+    return teacher
 
 
 def _starting_point(
@@ -360,5 +368,8 @@ def _class_embedding(
     network = teacher
     if config.format.embedding == "online" or network is None:
         network = _build_phi(config, data).to(sampler.device)
-    means = class_mean_features(network, data.to(sampler.device), statistics)
+    if config.teacher.mean_images is not None:
+        draw = make_generator(config.seed, "class-means")
+        data = data.thin(config.teacher.mean_images, draw)
+    means = class_mean_features(network, data, statistics)
     return standardise(means)

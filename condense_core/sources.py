@@ -3,22 +3,32 @@
 A new source is one function from `Request` to `ImageData` and one row of `SOURCES`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from condense_core._convert import fit_images
 from condense_core._readers.digits import read_digits
 from condense_core._readers.imagefolder import read_imagefolder
 from condense_core._readers.npz import read_imagenet64, read_npz
-from condense_core._readers.request import Request, Split
+from condense_core._readers.request import Request, Split, choose_classes
 from condense_core._readers.torchvision_sets import TORCHVISION_SETS, read_torchvision
+from condense_core._strict import nearest
 from condense_core.data import ImageData, require_images
 from condense_core.errors import DataError
 
-__all__ = ["MAX_SIDE", "MIN_SIDE", "SOURCES", "Split", "load_source"]
+__all__ = [
+    "CACHED",
+    "CACHE_FOLDER",
+    "MAX_SIDE",
+    "MIN_SIDE",
+    "SOURCES",
+    "Split",
+    "load_source",
+]
 
+CACHED = frozenset({"imagenet64"})  # too big for memory: cached unless told otherwise
+CACHE_FOLDER = ".condense-cache"  # in the data root, where no other is named
 MIN_SIDE, MAX_SIDE = 8, 128  # pixels; what the networks and the generator can handle
 
 SOURCES: dict[str, Callable[[Request], ImageData]] = {
@@ -38,6 +48,9 @@ def load_source(
     download: bool = False,
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
+    classes: Sequence[str] | None = None,
+    cache: Path | None = None,
+    skip_corrupt: bool = False,
 ) -> ImageData:
     """Read one split of a named data set.
 
@@ -48,6 +61,10 @@ def load_source(
         download: let torchvision fetch missing files into ``data_root``.
         image_size: (H, W) to resize to, antialiased; the aspect ratio is not kept.
         channels: 1 or 3, to convert between grey and RGB.
+        classes: names of the classes to read, in label order; all of them when None.
+        cache: folder for a decoded copy on disk, mapped instead of held in memory; for
+            image files and npz arrays. None reads into memory.
+        skip_corrupt: leave out image files that cannot be read.
 
     Returns:
         Images with sides of 8 to 128 pixels.
@@ -56,10 +73,9 @@ def load_source(
         DataError: unknown name; missing, unreadable, empty or inconsistent files.
     """
     if name not in SOURCES:
-        close = get_close_matches(name, SOURCES, n=1)
-        guess = f" did you mean {close[0]!r}?" if close else ""
         raise DataError(
-            f"unknown data set {name!r}:{guess} choose from {', '.join(SOURCES)}"
+            f"unknown data set {name!r}{nearest(name, SOURCES)}: choose from "
+            f"{', '.join(SOURCES)}"
         )
     if split not in ("train", "test"):
         raise DataError(f"unknown split {split!r}: choose 'train' or 'test'")
@@ -74,14 +90,34 @@ def load_source(
         download=download,
         image_size=image_size,
         channels=channels,
+        classes=tuple(classes) if classes is not None else None,
+        cache=Path(cache).expanduser() if cache is not None else None,
+        skip_corrupt=skip_corrupt,
     )
-    data = SOURCES[name](request)
+    data = SOURCES[name](request).renamed(name)
     fitted = fit_images(data.images, size=image_size, channels=channels)
-    data = replace(data, images=fitted, name=name)
+    if fitted is not data.images:
+        data = replace(data, images=fitted)
+    data = _select(data, request.classes)
     _check_size(name, data.image_shape[1:])
     if split == "train":
         require_images(data)
     return data
+
+
+def _select(data: ImageData, classes: tuple[str, ...] | None) -> ImageData:
+    """The images of some classes, for readers that read all."""
+    wanted, place = choose_classes(data.classes, classes, where=data.name)
+    if data.classes == tuple(wanted):
+        return data
+    labels = place[data.labels]
+    kept = (labels >= 0).nonzero().flatten()
+    return ImageData(
+        images=data.images[kept],
+        labels=labels[kept],
+        classes=tuple(wanted),
+        name=data.name,
+    )
 
 
 def _check_size(name: str, size: tuple[int, int]) -> None:

@@ -11,9 +11,11 @@ two epochs after half time.
 Shape suffixes: B batch, N data set, Y classes, C channels, H height, W width.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,7 @@ from torch import Tensor
 from condense_core.augment import SiameseAugment
 from condense_core.data import PixelStatistics, to_unit
 from condense_core.errors import ConfigError
+from condense_core.mapped import chunks, gather
 from condense_core.networks import FeatureNetwork
 from condense_core.seeding import make_generator
 
@@ -81,6 +84,8 @@ def train_network(
     flip: bool = True,
     max_steps: int | None = None,
     on_step: Callable[[int, Tensor, Tensor], None] | None = None,
+    resume: Mapping[str, Any] | None = None,
+    keep: Callable[[int, Callable[[], dict[str, Any]]], None] | None = None,
 ) -> None:
     """Train a network in place, on the device where it and the data are.
 
@@ -95,13 +100,25 @@ def train_network(
         max_steps: Cap on the optimiser steps; the schedule is scaled to it.
         on_step: Called before each update with the step, the indices (B,) of its
             images and their logits (B, Y), on the device.
+        resume: A state that ``keep`` was given; training goes on from it as if it had
+            never stopped.
+        keep: Called after each update with the number of steps done and a function
+            that returns the state; decides itself whether to ask for it.
     """
     total = planned_steps(len(images_NCHW), recipe, max_steps)
     augment = SiameseAugment.from_text(recipe.augment, flip=flip)
-    batches = _batches(images_NCHW, labels_N, recipe.batch_size, statistics, seed)
+    start = 0 if resume is None else int(resume["step"])
+    batches = _batches(
+        images_NCHW, labels_N, recipe.batch_size, statistics, seed, start
+    )
     optimiser = _optimiser(network, recipe, recipe.learning_rate)
+    if resume is not None:
+        network.load_state_dict(resume["network"])
+        optimiser.load_state_dict(resume["optimiser"])
     network.train()
-    for step, (index_B, images_BCHW, labels_B) in enumerate(islice(batches, total)):
+    for step, (index_B, images_BCHW, labels_B) in enumerate(
+        islice(batches, total - start), start
+    ):
         if step == (total + 1) // 2:
             # A new optimiser, as in the reference code: the momentum starts at zero.
             lower = recipe.learning_rate * LEARNING_RATE_DROP
@@ -116,6 +133,9 @@ def train_network(
         if on_step is not None:
             on_step(step, index_B, logits_BY.detach())
         optimiser.step()
+        if keep is not None:
+            state = partial(_state, step + 1, network, optimiser)
+            keep(step + 1, state)
 
 
 def accuracy(
@@ -140,7 +160,7 @@ def accuracy(
     correct = torch.zeros((), dtype=torch.int64, device=labels_N.device)
     with torch.inference_mode():
         for images, labels_B in zip(
-            torch.split(images_NCHW, batch_size),
+            chunks(images_NCHW, batch_size),
             torch.split(labels_N, batch_size),
             strict=True,
         ):
@@ -148,6 +168,16 @@ def accuracy(
             correct += (logits_BY.argmax(1) == labels_B).sum()
     network.train(was_training)
     return 100.0 * correct.item() / len(labels_N)
+
+
+def _state(
+    step: int, network: FeatureNetwork, optimiser: torch.optim.Optimizer
+) -> dict[str, Any]:
+    return {
+        "step": step,
+        "network": network.state_dict(),
+        "optimiser": optimiser.state_dict(),
+    }
 
 
 def planned_steps(images: int, recipe: Recipe, max_steps: int | None = None) -> int:
@@ -162,21 +192,24 @@ def _batches(
     batch_size: int,
     statistics: PixelStatistics,
     seed: int,
+    start: int,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Endless (index, normalised images, labels), reshuffled every epoch."""
+    """Endless (index, normalised images, labels) from step ``start``, by epochs."""
     if len(images_NCHW) <= batch_size:
         # One batch: its order does not matter to the mean loss, so prepare it once.
         index_N = torch.arange(len(images_NCHW), device=images_NCHW.device)
         whole = index_N, statistics.normalise(_unit(images_NCHW)), labels_N
         while True:
             yield whole
-    for epoch in count():
+    first_epoch, skipped = divmod(start, -(-len(images_NCHW) // batch_size))
+    for epoch in count(first_epoch):
         # Drawn on the CPU, so that the order is the same on every device.
         generator = make_generator(seed, "shuffle", epoch)
         order_N = torch.randperm(len(images_NCHW), generator=generator)
         order_N = order_N.to(images_NCHW.device, non_blocking=True)
-        for index_B in torch.split(order_N, batch_size):
-            images_BCHW = statistics.normalise(_unit(images_NCHW[index_B]))
+        passed = skipped if epoch == first_epoch else 0
+        for index_B in torch.split(order_N, batch_size)[passed:]:
+            images_BCHW = statistics.normalise(_unit(gather(images_NCHW, index_B)))
             yield index_B, images_BCHW, labels_N[index_B]
 
 

@@ -1,8 +1,13 @@
 """Folders of image files, one folder per class."""
 
+import multiprocessing
 import os
+import signal
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +15,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from condense_core._convert import pil_pixels
-from condense_core._readers.request import Request, class_positions, require_module
+from condense_core._readers.decode import (
+    Size,
+    Unreadable,
+    all_cores,
+    decode_files,
+    read_file,
+    require_read,
+    require_same_shape,
+)
+from condense_core._readers.request import Request, choose_classes, class_positions
+from condense_core.cache import Part, Plan, open_cache
 from condense_core.data import ImageData
 from condense_core.errors import DataError, MissingSplitError
 
+Decoded = tuple[NDArray[np.uint8], NDArray[np.bool_], list[Unreadable]]
+
+PART_FILES = 1024  # files a worker process decodes at once
 _SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 )
-_SLAB = 4096  # image files handed to the thread pool together
 
 
 def read_imagefolder(request: Request) -> ImageData:
@@ -51,17 +67,122 @@ def read_class_folders(
     folder: Path, request: Request, classes: list[str] | None = None
 ) -> ImageData:
     """``CLASS/*`` below a folder; labels follow ``classes``, or the sorted names."""
-    names, files = _image_files(folder)
-    positions = class_positions(names, classes or names, where=str(folder))
+    names = [path.name for path in _class_folders(folder)]
+    known, _ = choose_classes(classes or names, request.classes, where=str(folder))
+    if request.classes is not None:
+        names = [name for name in known if (folder / name).is_dir()]
+    files = _image_files(folder, names)
+    positions = class_positions(names, known, where=str(folder))
     counts = torch.tensor([len(paths) for paths in files])
     labels = torch.tensor(positions).repeat_interleave(counts)
     flat = [path for paths in files for path in paths]
+    if request.cache is not None:
+        return _cached(folder, flat, labels, known, request)
+    images, kept, unreadable = decode_files(
+        flat, request.image_size, request.channels, threads=all_cores()
+    )
+    if not request.skip_corrupt:
+        require_read(unreadable)
     return ImageData(
-        images=_decode(flat, request),
-        labels=labels,
-        classes=tuple(classes or names),
+        images=torch.from_numpy(images),
+        labels=labels[torch.from_numpy(kept)],
+        classes=tuple(known),
         name=request.name,
     )
+
+
+def _cached(
+    folder: Path,
+    paths: list[Path],
+    labels: Tensor,
+    classes: list[str],
+    request: Request,
+) -> ImageData:
+    """The same through a cache, decoded by all cores on first use."""
+    assert request.cache is not None
+    order = labels.argsort(stable=True)  # a test split may name its classes otherwise
+    paths, labels = [paths[i] for i in order.tolist()], labels[order]
+    shape = _first_shape(paths, request)
+
+    def parts(start: int) -> Iterator[Part]:
+        rest = paths[start * PART_FILES :]
+        done = start * PART_FILES
+        for images, kept, unreadable in _decode_in_parallel(rest, request, shape):
+            here = labels[done : done + len(kept)][torch.from_numpy(kept)]
+            done += len(kept)
+            yield Part(torch.from_numpy(images), here, unreadable=unreadable)
+
+    plan = Plan(
+        split=request.split,
+        root=folder,
+        source=[str(path)[len(str(folder)) + 1 :] for path in paths],
+        classes=tuple(classes),
+        image_shape=shape,
+        images=len(paths),
+        parts=parts,
+    )
+    return open_cache(
+        request.cache, plan, name=request.name, skip_corrupt=request.skip_corrupt
+    )
+
+
+def _first_shape(paths: list[Path], request: Request) -> tuple[int, int, int]:
+    if request.image_size is not None and request.channels is not None:
+        return request.channels, *request.image_size
+    for path in paths:
+        with suppress(DataError):
+            channels, height, width = read_file(
+                path, request.image_size, request.channels
+            ).shape
+            return channels, height, width
+    raise DataError(f"none of {len(paths)} image files can be read: {paths[0]}, ...")
+
+
+def _decode_in_parallel(
+    paths: list[Path], request: Request, shape: tuple[int, int, int]
+) -> Iterator[Decoded]:
+    """Results in order, by worker processes if there is work for more than one."""
+    parts = [
+        (paths[start : start + PART_FILES], shape, request.image_size, request.channels)
+        for start in range(0, len(paths), PART_FILES)
+    ]
+    workers = min(all_cores(), len(parts))
+    if workers < 2:
+        yield from map(_decode_part, parts)
+        return
+    # Not forked: torch has threads, and a fork of a process with threads may hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_ignore_interrupts)
+    try:
+        ahead: deque[Future[Decoded]] = deque()
+        for part in parts:
+            ahead.append(pool.submit(_decode_part, part))
+            if len(ahead) > 2 * workers:  # bounds what waits in memory
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a process that decodes images was killed, or a script has no "
+            'if __name__ == "__main__": around its calls; correct that and run the '
+            "same again, it goes on where it stopped"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode_part(
+    work: tuple[list[Path], tuple[int, int, int], Size, int | None],
+) -> Decoded:
+    paths, shape, size, channels = work
+    images, kept, unreadable = decode_files(paths, size, channels)
+    if len(images) and images.shape[1:] != shape:
+        require_same_shape(Path("the first image"), shape, paths[0], images.shape[1:])
+    return images.reshape(-1, *shape), kept, unreadable
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
 
 
 def _class_folders(folder: Path) -> list[Path]:
@@ -69,24 +190,23 @@ def _class_folders(folder: Path) -> list[Path]:
     return sorted(path for path in entries if not path.name.startswith("."))
 
 
-def _image_files(folder: Path) -> tuple[list[str], list[list[Path]]]:
-    """Class names and the sorted image files of each, sub-folders included."""
-    class_folders = _class_folders(folder)
-    if not class_folders:
+def _image_files(folder: Path, names: list[str]) -> list[list[Path]]:
+    """The sorted image files of each class, sub-folders included."""
+    if not names:
         raise DataError(
             f"empty data set, no class folders in {str(folder)!r}: expected layout is "
             f"{folder.name}/CLASS/*.png"
         )
     files = []
-    for class_folder in class_folders:
-        paths = sorted(_walk(class_folder))
+    for name in names:
+        paths = sorted(_walk(folder / name))
         if not paths:
             raise DataError(
-                f"class folder {str(class_folder)!r} has no images: add some "
+                f"class folder {str(folder / name)!r} has no images: add some "
                 f"({' '.join(sorted(s[1:] for s in _SUFFIXES))}) or remove the folder"
             )
         files.append(paths)
-    return [path.name for path in class_folders], files
+    return files
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -96,49 +216,3 @@ def _walk(folder: Path) -> Iterator[Path]:
             path = Path(parent, name)
             if path.suffix.lower() in _SUFFIXES and not name.startswith("."):
                 yield path
-
-
-def _decode(paths: list[Path], request: Request) -> Tensor:
-    """Image files as uint8 (N, C, H, W)."""
-    image_module = require_module("PIL.Image", install="pillow")
-
-    def read(path: Path) -> NDArray[np.uint8]:
-        try:
-            with image_module.open(path) as image:
-                return pil_pixels(
-                    image, size=request.image_size, channels=request.channels
-                )
-        except Exception as error:  # decoders of damaged files raise almost anything
-            detail = " ".join(str(error).split())[:200] or type(error).__name__
-            raise DataError(
-                f"cannot read image {str(path)!r} ({detail}): repair or remove it"
-            ) from error
-
-    first = read(paths[0])
-    images = np.empty((len(paths), *first.shape), dtype=np.uint8)
-
-    def fill(index: int) -> None:
-        pixels = read(paths[index])
-        if pixels.shape != first.shape:
-            _raise_mixed(paths[0], first.shape, paths[index], pixels.shape)
-        images[index] = pixels
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(paths), _SLAB):
-            list(pool.map(fill, range(start, min(start + _SLAB, len(paths)))))
-    return torch.from_numpy(images)
-
-
-def _raise_mixed(
-    path: Path, shape: tuple[int, ...], other: Path, other_shape: tuple[int, ...]
-) -> None:
-    files = f"{str(path)!r} and {str(other)!r}"
-    if shape[0] != other_shape[0]:
-        raise DataError(
-            f"mixed channels: {files} have {shape[0]} and {other_shape[0]}: use "
-            "--set data.channels=1|3"
-        )
-    raise DataError(
-        f"mixed sizes: {files} are {shape[1]}x{shape[2]} and "
-        f"{other_shape[1]}x{other_shape[2]} pixels: use --set data.image_size=[H,W]"
-    )

@@ -3,7 +3,10 @@
 Shape suffixes: N data set, C H W image.
 """
 
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ from torch import Tensor
 
 from condense_core._convert import fit_images, index_labels, quantise
 from condense_core._readers.imagefolder import read_imagefolder
-from condense_core._readers.request import Request, class_positions
+from condense_core._readers.request import Request, choose_classes, class_positions
+from condense_core.cache import Part, Plan, open_cache
 from condense_core.data import ImageData
 from condense_core.errors import DataError, MissingSplitError
 
@@ -34,10 +38,16 @@ def read_npz(request: Request) -> ImageData:
 
 
 def read_imagenet64(request: Request) -> ImageData:
-    """An image folder tree, or the published npz batches of downsampled ImageNet."""
+    """An image folder tree, or the published npz batches of downsampled ImageNet.
+
+    RGB whatever the files are: one in fifty of ImageNet's is grey. Image files become
+    64 px unless another size is asked for.
+    """
     root = request.folder()
+    request = replace(request, channels=request.channels or 3)
     if (root / "train").is_dir() or not any(root.glob("*.npz")):
-        return read_imagefolder(request)
+        size = request.image_size or (64, 64)
+        return read_imagefolder(replace(request, image_size=size))
     return _read(request, _IMAGENET, key="data", to_nchw=_rows_to_images)
 
 
@@ -58,29 +68,113 @@ def _read(
         )
     per_file = [_array(path, "labels") for path in paths]
     labels, classes = _labels(per_file, paths, train or paths)
+    if request.cache is not None:
+        sizes = [len(values) for values in per_file]
+        return _cached(
+            request, root, paths, sizes, labels, classes, key=key, to_nchw=to_nchw
+        )
     images = torch.empty(0)
     start = 0
     # Into one array, file by file: big sets would not fit in memory twice.
     for path, values in zip(paths, per_file, strict=True):
-        part = to_nchw(_array(path, key), path)
-        part = quantise(part, name=str(path))
-        if len(part) != len(values):
-            raise DataError(
-                f"{str(path)!r} has {len(part)} images but {len(values)} labels: "
-                "write one label per image"
-            )
-        part = fit_images(part, size=request.image_size, channels=request.channels)
+        part = _images(path, key, to_nchw, len(values), request)
         if path == paths[0]:
             images = torch.empty((len(labels), *part.shape[1:]), dtype=torch.uint8)
-        if part.shape[1:] != images.shape[1:]:
-            raise DataError(
-                f"{str(path)!r} has images of shape {tuple(part.shape[1:])}, "
-                f"{paths[0].name} of {tuple(images.shape[1:])}: use --set "
-                "data.image_size=[H,W] and --set data.channels=1|3"
-            )
+        _require_shape(path, tuple(part.shape[1:]), paths[0], tuple(images.shape[1:]))
         images[start : start + len(part)] = part
         start += len(part)
     return ImageData(images=images, labels=labels, classes=classes, name=request.name)
+
+
+def _images(
+    path: Path,
+    key: str,
+    to_nchw: Callable[[NDArray[Any], Path], Tensor],
+    labels: int,
+    request: Request,
+) -> Tensor:
+    """All images of a file, one for each of its labels: uint8 (N, C, H, W)."""
+    images = quantise(to_nchw(_array(path, key), path), name=str(path))
+    if len(images) != labels:
+        raise DataError(
+            f"{str(path)!r} has {len(images)} images but {labels} labels: write one "
+            "label per image"
+        )
+    return fit_images(images, size=request.image_size, channels=request.channels)
+
+
+def _cached(
+    request: Request,
+    root: Path,
+    paths: list[Path],
+    sizes: list[int],
+    labels: Tensor,
+    classes: tuple[str, ...],
+    *,
+    key: str,
+    to_nchw: Callable[[NDArray[Any], Path], Tensor],
+) -> ImageData:
+    """The same through a cache, where images are sorted by class; a file is a part."""
+    assert request.cache is not None
+    wanted, place = choose_classes(classes, request.classes, where=request.name)
+    labels = place[labels]
+    # Position of every image among those of wanted classes, sorted by class.
+    chosen = (labels >= 0).nonzero().flatten()
+    order = chosen[labels[chosen].argsort(stable=True)]
+    position = torch.full((len(labels),), -1)
+    position[order] = torch.arange(len(order))
+    shape = _image_shape(paths[0], key, to_nchw, request)
+
+    def parts(start: int) -> Iterator[Part]:
+        each = zip(paths, position.split(sizes), labels.split(sizes), strict=True)
+        for path, here, label in islice(each, start, None):
+            rows = here.argsort()[(here < 0).sum() :]  # ascending by position
+            images = _images(path, key, to_nchw, len(here), request)
+            _require_shape(path, tuple(images.shape[1:]), paths[0], shape)
+            yield Part(images[rows], label[rows], positions=here[rows])
+
+    plan = Plan(
+        split=request.split,
+        root=root,
+        source=[f"{path.name} {path.stat().st_size}" for path in paths],
+        classes=tuple(wanted),
+        image_shape=shape,
+        images=len(order),
+        parts=parts,
+    )
+    return open_cache(request.cache, plan, name=request.name)
+
+
+def _image_shape(
+    path: Path,
+    key: str,
+    to_nchw: Callable[[NDArray[Any], Path], Tensor],
+    request: Request,
+) -> tuple[int, int, int]:
+    """(C, H, W) of the images of a file, from the header of the array alone."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
+            if np.lib.format.read_magic(file) == (1, 0):
+                shape, _, _ = np.lib.format.read_array_header_1_0(file)
+            else:
+                shape, _, _ = np.lib.format.read_array_header_2_0(file)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        shape = _array(path, key).shape  # says what is wrong
+    one = to_nchw(np.zeros((1, *shape[1:]), dtype=np.uint8), path)
+    fitted = fit_images(one, size=request.image_size, channels=request.channels)
+    channels, height, width = fitted.shape[1:]
+    return channels, height, width
+
+
+def _require_shape(
+    path: Path, shape: tuple[int, ...], first: Path, first_shape: tuple[int, ...]
+) -> None:
+    if shape != first_shape:
+        raise DataError(
+            f"{str(path)!r} has images of shape {shape}, {first.name} of "
+            f"{first_shape}: use --set data.image_size=[H,W] and --set "
+            "data.channels=1|3"
+        )
 
 
 def _files(root: Path, patterns: tuple[str, ...]) -> list[Path]:

@@ -6,6 +6,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
+from condense_core._strict import nearest
 from condense_core.errors import DataError
 
 Split = Literal["train", "test"]
@@ -21,6 +25,9 @@ class Request:
     download: bool
     image_size: tuple[int, int] | None
     channels: int | None
+    classes: tuple[str, ...] | None = None
+    cache: Path | None = None
+    skip_corrupt: bool = False
 
     def folder(self, *, may_create: bool = False) -> Path:
         """The data root, checked."""
@@ -43,6 +50,38 @@ def require_module(module: str, *, install: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise DataError(f"{error}: pip install {install}") from error
+
+
+def choose_classes(
+    known: Sequence[str], wanted: Sequence[str] | None, *, where: str
+) -> tuple[list[str], Tensor]:
+    """The classes to read, in label order.
+
+    Args:
+        known: Names of all classes.
+        wanted: Names of those to keep, in the order of their labels; None for all.
+        where: For messages.
+
+    Returns:
+        The names of the classes kept, and for each known class its new label or -1.
+
+    Raises:
+        DataError: A name is unknown, or wanted twice.
+    """
+    if wanted is None:
+        return list(known), torch.arange(len(known))
+    position = {name: index for index, name in enumerate(known)}
+    labels = torch.full((len(known),), -1)
+    for label, name in enumerate(wanted):
+        if name not in position:
+            raise DataError(
+                f"{where}: no class {name!r}{nearest(name, known)} among its "
+                f"{len(known)}: correct data.classes"
+            )
+        if labels[position[name]] >= 0:
+            raise DataError(f"data.classes names {name!r} twice: name each class once")
+        labels[position[name]] = label
+    return list(wanted), labels
 
 
 def class_positions(

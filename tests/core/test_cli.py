@@ -487,3 +487,93 @@ def test_a_report_that_cannot_be_written_is_refused_before_training(refused, tmp
     target = tmp_path / "absent" / "report.json"
     line = ["evaluate", "random", "--dataset", "digits", "--json", str(target)]
     assert "folder does not exist" in refused(*line)
+
+
+# Caches
+
+
+@pytest.fixture
+def image_root(tmp_path):
+    """Twenty image files in two classes; one of them is damaged."""
+    root = tmp_path / "images"
+    draw = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for index in range(5):
+                pixels = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                path = root / split / name / f"{index}.png"
+                Image.fromarray(pixels).save(path)
+    (root / "train" / "dog" / "3.png").write_bytes(b"x")
+    return root
+
+
+def test_a_damaged_image_is_skipped_only_on_request(
+    refused, done, config_file, image_root
+):
+    line = ["run", str(config_file), "--data-root", str(image_root), "--dry-run"]
+    line += ["--set", "data.name=imagefolder"]
+    assert "dog/3.png" in refused(*line)
+    assert "9 training and 10 test images" in done(*line, "--skip-corrupt").err
+
+
+def test_imagenet64_is_cached_in_its_root_or_where_told(done, image_root, tmp_path):
+    line = ["evaluate", "random", "--dataset", "imagenet64", "--max-steps", "1"]
+    line += ["--data-root", str(image_root), "--repeats", "1", "--recipe", "tiny"]
+    line += ["--width", "4", "--device", "cpu", "--skip-corrupt"]
+    first = done(*line).out
+    kept = [
+        path.name.split("-")[0] for path in (image_root / ".condense-cache").iterdir()
+    ]
+    assert sorted(kept) == ["test", "train"]
+    assert done(*line, "--cache", str(tmp_path / "c"), "--classes", "dog,cat").out
+    assert len(list((tmp_path / "c").iterdir())) == 2
+    assert done(*line).out == first
+
+
+def test_a_class_that_does_not_exist_is_named(refused, config_file, image_root):
+    line = ["run", str(config_file), "--data-root", str(image_root), "--set"]
+    line += ["data.name=imagefolder", "--set", "data.classes=[cat,cow]"]
+    assert "no class 'cow'" in refused(*line)
+
+
+def test_a_teacher_from_the_command_line_serves_a_run(
+    done, refused, config_file, npz_root
+):
+    line = [str(config_file), "--data-root", str(npz_root), "--device", "cpu"]
+    out = done("teacher", *line, "--out", "t.safetensors").out
+    assert "% of 30 test images" in out
+    use = ["--set", "teacher.path=t.safetensors", "--set", "loss.soft_labels=true"]
+    assert done("run", *line, *use, "--out", "out").out
+    assert "does not exist" in refused("teacher", *line, "--out", "no/t.safetensors")
+    line = [*line, "--set", "teacher.path=none.safetensors", "--out", "other"]
+    assert "cannot read teacher" in refused("run", *line)
+
+
+# Time
+
+
+def test_a_run_says_what_to_expect_and_a_resumed_one_does_not(done, run_line):
+    err = done(*run_line).err
+    assert "expected: about" in err
+    assert "condense (run: about" in err
+    assert "expected" not in done(*run_line).err
+
+
+def test_a_time_budget_sets_the_updates_and_the_same_command_resumes(done, run_line):
+    line = [*run_line, "--time-budget", "20", "--set", "loop.network_updates=7"]
+    line += ["--set", "evaluate.baselines=[]"]
+    from condense_core import pace
+
+    with pytest.MonkeyPatch.context() as context:
+        estimate = pace.Estimate({"evaluation": 8.0}, outer=1.0, outers=9)
+        context.setattr(pace, "measure", lambda *_, **__: estimate)
+        err = done(*line).err
+    assert "expected: about 18 s (evaluation 8 s, condensing 10 s)" in err
+    written = CondenseConfig.from_yaml("out/config.yaml")
+    assert (written.loop.restarts, written.loop.network_updates) == (1, 10)
+    assert "expected" not in done(*line).err
+
+
+def test_a_time_budget_that_is_too_short_is_refused(refused, run_line):
+    assert "give at least" in refused(*run_line, "--time-budget", "0.0001")

@@ -268,3 +268,33 @@ def test_total_is_the_product_of_the_three_loops():
 def test_images_per_class_below_one_names_the_field_when_built_directly():
     with pytest.raises(ConfigError, match=r"format\.images_per_class is 0"):
         FormatConfig(images_per_class=0)
+
+
+# data.classes
+
+
+def test_classes_are_a_list_or_a_file_with_one_a_line(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("n01\n\n  n02 \n")
+    config = CondenseConfig.preset("imagenet64-ipc1")
+    for value in (f"{path}", "[n01, n02]"):
+        chosen = config.with_overrides([f"data.classes={value}"])
+        assert chosen.data.classes == ("n01", "n02")
+        assert CondenseConfig.from_dict(chosen.to_dict()) == chosen
+
+
+@pytest.mark.parametrize(
+    ("content", "part"), [(None, "cannot read"), (" \n", "names no class")]
+)
+def test_a_class_file_that_is_no_use_is_named(tmp_path, content, part):
+    path = tmp_path / "classes.txt"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=part) as error:
+        CondenseConfig().with_overrides([f"data.classes={path}"])
+    assert str(path) in str(error.value)
+
+
+def test_an_empty_class_list_is_refused():
+    with pytest.raises(ConfigError, match="classes is empty"):
+        CondenseConfig().with_overrides(["data.classes=[]"])

@@ -307,3 +307,13 @@ def test_splits_of_a_source_are_read(tiny_config, npz_root, tiny_data):
 def test_a_source_without_a_root_is_refused(tiny_config):
     with pytest.raises(DataError, match="--data-root"):
         load_splits(tiny_config, data_root=None)
+
+
+def test_a_big_set_without_test_images_is_not_copied(
+    tiny_config, npz_root, monkeypatch
+):
+    (npz_root / "test.npz").unlink()
+    assert load_splits(tiny_config, data_root=npz_root)[2] is not None
+    monkeypatch.setattr("condense_core.experiment.HOLD_OUT_BYTES", 1000)
+    with pytest.raises(DataError, match="too much to hold some out"):
+        load_splits(tiny_config, data_root=npz_root)

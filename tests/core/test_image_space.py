@@ -3,6 +3,7 @@ import copy
 import torch
 from torch.nn import functional as F
 
+from condense_core import image_space
 from condense_core.config import OptimiserConfig
 from condense_core.image_space import ImageSpaceOptimiser
 from condense_core.seeding import seeded_initialisation
@@ -105,3 +106,24 @@ def test_state_dict_continues_identically():
 def test_both_kinds_of_learning_rate_decay():
     _, optimiser = build()
     assert sorted(group["lr"] for group in optimiser.param_groups) == [5e-3, 0.1]
+
+
+def test_many_images_start_a_few_classes_at_a_time(monkeypatch):
+    sizes = []
+    whole = build()[1].logits
+    synthesiser, _ = build()
+    synthesiser.eval()  # without batch statistics, parts are the whole
+    forward = synthesiser.forward
+
+    def spy(classes, codes):
+        sizes.append(len(classes) * len(codes))
+        return forward(classes, codes)
+
+    monkeypatch.setattr(synthesiser, "forward", spy)
+    groups = [{"params": list(synthesiser.parameters()), "lr": 5e-3}]
+    together = ImageSpaceOptimiser(synthesiser, groups, OptimiserConfig()).logits
+    monkeypatch.setattr(image_space, "LARGEST_BATCH", 3)
+    apart = ImageSpaceOptimiser(synthesiser, groups, OptimiserConfig()).logits
+    assert sizes == [6, 3, 3]
+    torch.testing.assert_close(together, apart)
+    assert together.shape == whole.shape

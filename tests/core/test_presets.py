@@ -64,3 +64,18 @@ def test_a_data_set_of_ones_own_may_be_mirrored():
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'digits'"):
         CondenseConfig.preset("digit")
+
+
+@pytest.mark.parametrize("images_per_class", [1, 10, 50])
+def test_imagenet64_samples_classes_and_keeps_no_target_for_each_image(
+    images_per_class,
+):
+    config = CondenseConfig.preset(f"imagenet64-ipc{images_per_class}")
+    assert config.loop.classes_per_step == 50
+    assert config.loss.soft_labels
+    assert config.optimiser.name == "adam"
+    assert config.loss.unrolled == 0
+    paper = CondenseConfig.preset(f"imagenet64-ipc{images_per_class}-paper")
+    assert paper.loop.classes_per_step == 50
+    assert paper.loss.soft_labels
+    assert not CondenseConfig.preset("cifar100-ipc10-paper").loss.soft_labels

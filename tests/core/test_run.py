@@ -335,7 +335,7 @@ def test_other_errors_are_not_disguised():
 # Stopping and going on
 
 MOMENTS = [
-    ("condense_core.run.train_network", 1, False),
+    ("condense_core.teacher.train_network", 1, False),
     ("condense_core.run.RunDirectory.save", 1, True),
     ("condense_core.run.pretrain", 1, False),
     ("condense_core.run.RunDirectory.save", 2, True),
@@ -446,7 +446,7 @@ def test_a_resumed_run_repeats_nothing_that_was_saved(
     def never(*_, **__):
         pytest.fail("this was done before")
 
-    monkeypatch.setattr("condense_core.run.train_network", never)
+    monkeypatch.setattr("condense_core.teacher.train_network", never)
     monkeypatch.setattr("condense_core.run.pretrain", never)
     outers, original = [], engine.LoopState.train_network
 

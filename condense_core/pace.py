@@ -1,0 +1,430 @@
+"""How long a run will take, and how many updates fit a budget of time.
+
+Every phase is timed on the run's own sizes for a few steps, on a few images of each
+class and networks that are thrown away, and multiplied. The schedule of the learning
+rate depends on the number of updates, so a budget is settled before the first of them:
+`schedule` writes it into ``loop.restarts`` and ``loop.network_updates``.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from condense_core.config import CondenseConfig
+from condense_core.data import ClassSampler, ImageData, PixelStatistics
+from condense_core.engine import LOG_EVERY, LoopState, condense_loop
+from condense_core.errors import ConfigError
+from condense_core.networks import FeatureNetwork, build_network
+from condense_core.pretrain import pretrain
+from condense_core.probe import PROBE_WIDTH
+from condense_core.probe import RECIPE as PROBE_RECIPE
+from condense_core.runlog import RunLog
+from condense_core.seeding import make_generator, seeded_initialisation
+from condense_core.synthesiser import Synthesiser, SynthesiserSpec, build_synthesiser
+from condense_core.teacher import AUGMENT, build_teacher, frozen, needs_teacher
+from condense_core.training import (
+    Recipe,
+    accuracy,
+    planned_steps,
+    resolve_recipe,
+    train_network,
+)
+
+KEPT_FREE = 0.1  # of a budget, for what the few timed steps did not see
+TIMED_STEPS = 3
+TIMED_IMAGES = 4096  # in all, but
+LEAST_OF_A_CLASS = 16
+BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Seconds a run takes, by phase.
+
+    Attributes:
+        fixed: Of every phase but the loop.
+        outer: Of one outer iteration of Algorithm 1: M generator updates, one of phi.
+        outers: Outer iterations of the run.
+    """
+
+    fixed: Mapping[str, float]
+    outer: float
+    outers: int
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """All phases by name."""
+        return {**self.fixed, "condensing": self.outer * self.outers}
+
+    @property
+    def total(self) -> float:
+        """Of the whole run."""
+        return sum(self.phases.values())
+
+    def __str__(self) -> str:
+        """One line, for people; phases under a hundredth are left out."""
+        parts = ", ".join(
+            f"{name} {in_words(seconds)}"
+            for name, seconds in self.phases.items()
+            if seconds >= 0.01 * self.total
+        )
+        return f"about {in_words(self.total)} ({parts})"
+
+
+def schedule(
+    train: ImageData,
+    test: ImageData | None,
+    config: CondenseConfig,
+    *,
+    out: Path | None,
+    device: torch.device,
+) -> tuple[CondenseConfig, Estimate | None]:
+    """Estimate a run and, with ``time_budget``, set its number of updates.
+
+    A run that already started in ``out`` keeps the numbers it was given: the same
+    command resumes it.
+
+    Args:
+        train: Training images.
+        test: Test images, if the run ends in an evaluation.
+        config: As the user wrote it.
+        out: Run directory, if any.
+        device: Where the run will be.
+
+    Returns:
+        The resolved configuration, and the estimate unless the run is resumed.
+
+    Raises:
+        ConfigError: The budget does not even hold what is not the loop.
+    """
+    earlier = _started_with(out, config)
+    if earlier is not None:
+        return earlier, None
+    estimate = measure(train, test, config, device=device)
+    if config.time_budget is None or not config.loop.total:
+        return config, estimate
+    config = fit(config, estimate)
+    loop = config.loop
+    return config, replace(estimate, outers=loop.restarts * loop.network_updates)
+
+
+def fit(config: CondenseConfig, estimate: Estimate) -> CondenseConfig:
+    """``config`` with as many outer iterations as fit its ``time_budget``.
+
+    Restarts of phi keep about their length; a tenth of the budget is kept free.
+
+    Raises:
+        ConfigError: Not one fits.
+    """
+    assert config.time_budget is not None
+    spent = sum(estimate.fixed.values())
+    left = config.time_budget * (1 - KEPT_FREE) - spent
+    if left < estimate.outer:
+        least = (spent + estimate.outer) / (1 - KEPT_FREE)
+        phases = ", ".join(
+            f"{name} {in_words(seconds)}" for name, seconds in estimate.fixed.items()
+        )
+        raise ConfigError(
+            f"time_budget is {config.time_budget:g} s, but all except condensing takes "
+            f"about {in_words(spent)} ({phases}): give at least {least:.0f} s, or "
+            "lower teacher.steps, pretrain.steps, evaluate.repeats or "
+            "evaluate.baselines"
+        )
+    outers = int(left / estimate.outer)
+    restarts = max(1, round(outers / config.loop.network_updates))
+    loop = replace(
+        config.loop, restarts=restarts, network_updates=max(1, outers // restarts)
+    )
+    return replace(config, loop=loop)
+
+
+def measure(
+    train: ImageData,
+    test: ImageData | None,
+    config: CondenseConfig,
+    *,
+    device: torch.device,
+) -> Estimate:
+    """Time a few steps of every phase; changes nothing and draws from no other seed.
+
+    Args:
+        train: Training images, of which some of each class are read.
+        test: Test images; None leaves out the evaluation.
+        config: Sizes and lengths.
+        device: Where to compute.
+    """
+    draw = make_generator(config.seed, "pace")
+    most = max(LEAST_OF_A_CLASS, TIMED_IMAGES // train.num_classes)
+    thin = train.thin(most, draw).to(device)
+    statistics = thin.statistics()
+    sampler = ClassSampler(thin, device)
+    fixed: dict[str, float] = {}
+
+    teacher = frozen(build_teacher(thin, config).to(device))
+    if needs_teacher(config) and config.teacher.path is None:
+        recipe = Recipe("pace", epochs=config.teacher.steps, augment=AUGMENT)
+        step = _training_step(
+            thin, statistics, recipe, width=config.teacher.width, images=BATCH
+        )
+        fixed["teacher"] = step * config.teacher.steps
+    if config.format.embedding != "one_hot":
+        counts = train.counts.clamp(max=config.teacher.mean_images or len(train))
+        fixed["class embeddings"] = _pass_seconds(thin, statistics, config) * int(
+            counts.sum()
+        )
+
+    spec = SynthesiserSpec.from_config(
+        config.format,
+        image_shape=thin.image_shape,
+        num_classes=thin.num_classes,
+        embedding_dim=thin.num_classes
+        if config.format.embedding == "one_hot"
+        else teacher.feature_dim,
+    )
+    with seeded_initialisation(config.seed, "pace"):
+        synthesiser = build_synthesiser(spec, seed=config.seed).to(device)
+    tools = _Tools(thin, statistics, sampler, teacher, config)
+    pretraining = _pretraining_seconds(synthesiser, tools, len(train) / len(thin))
+    if pretraining:
+        fixed["pre-training"] = pretraining
+    outer = _outer_seconds(synthesiser, tools) if config.loop.total else 0.0
+    if test is not None:
+        fixed |= _evaluation(train, test, thin, statistics, config)
+    loop = config.loop
+    return Estimate(fixed, outer, loop.restarts * loop.network_updates)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    """What phases work with, on a few images."""
+
+    thin: ImageData
+    statistics: PixelStatistics
+    sampler: ClassSampler
+    teacher: FeatureNetwork
+    config: CondenseConfig
+
+
+def _pretraining_seconds(
+    synthesiser: Synthesiser, tools: _Tools, images: float
+) -> float:
+    """Of all steps, and of what comes before and after for ``images`` as many images.
+
+    Leaves the synthesiser slightly trained; 0 without pre-training.
+    """
+    config = tools.config.pretrain
+    ticks = _Ticks(tools.sampler.device)
+    pretrain(
+        synthesiser,
+        tools.sampler,
+        tools.statistics,
+        replace(config, steps=TIMED_STEPS),
+        extractor=tools.teacher,
+        seed=tools.config.seed,
+        log=ticks,
+    )
+    ended = ticks.now()
+    if not ticks.times:
+        return 0.0
+    before = ticks.times[0] - ticks.start - ticks.step
+    after = ended - ticks.times[-1]
+    return ticks.step * config.steps + max(0.0, before + after) * images
+
+
+def _outer_seconds(synthesiser: Synthesiser, tools: _Tools) -> float:
+    """Of one outer iteration of Algorithm 1, probes included."""
+    config, loop = tools.config, tools.config.loop
+    timed = replace(loop, restarts=1, network_updates=2, generator_updates=2)
+    state = LoopState(
+        replace(config, loop=timed),
+        synthesiser,
+        tools.statistics,
+        device=tools.sampler.device,
+    )
+    ticks = _Ticks(tools.sampler.device)
+    condense_loop(
+        state,
+        sampler=tools.sampler,
+        teacher=tools.teacher if config.loss.soft_labels else None,
+        log=ticks,
+        save=lambda _: None,
+        probe=lambda _: 0.0,
+    )
+    # Four updates: the first warms up, the second is plain, the third comes after an
+    # update of phi and with a new association, the last also logs.
+    plain, renewed, logged = (
+        later - earlier for earlier, later in pairwise(ticks.times)
+    )
+    update = plain + max(0.0, logged - plain) / LOG_EVERY
+    update += _probe_seconds(tools.thin, tools.statistics, config)
+    return update * loop.generator_updates + max(0.0, renewed - plain)
+
+
+def in_words(seconds: float) -> str:
+    """A duration as people say it: ``8 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 1 else "1 s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+class _Ticks(RunLog):
+    """A log that writes nothing and remembers when each step ended."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(None, total=0, description="pace", progress=False)
+        self._device = device
+        self.times: list[float] = []
+        self.start = self.now()
+
+    def now(self) -> float:
+        """Seconds, once the device has done what was asked of it."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def advance(self, step: int, **shown: float | Tensor | str) -> None:
+        """Note the time."""
+        self.times.append(self.now())
+
+    @property
+    def step(self) -> float:
+        """Seconds of one step, the first left out."""
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+
+
+def _training_step(
+    thin: ImageData,
+    statistics: PixelStatistics,
+    recipe: Recipe,
+    *,
+    network: str = "convnet",
+    width: int | None,
+    images: int,
+) -> float:
+    """Seconds of one step of `train_network` on batches of so many images."""
+    device = thin.images.device
+    index = torch.arange(images, device=device) % len(thin)
+    ticks = _Ticks(device)
+    train_network(
+        build_network(
+            network,
+            image_shape=thin.image_shape,
+            num_classes=thin.num_classes,
+            width=width,
+            seed=0,
+        ).to(device),
+        thin.images[index],
+        thin.labels[index],
+        recipe=replace(recipe, epochs=TIMED_STEPS, batch_size=images),
+        statistics=statistics,
+        seed=0,
+        on_step=lambda step, *_: ticks.advance(step),
+    )
+    return ticks.step
+
+
+def _pass_seconds(
+    thin: ImageData,
+    statistics: PixelStatistics,
+    config: CondenseConfig,
+    *,
+    network: str = "convnet",
+    width: int | None = None,
+) -> float:
+    """Seconds of one image on its way through a network, without gradients."""
+    device = thin.images.device
+    net = build_network(
+        network,
+        image_shape=thin.image_shape,
+        num_classes=thin.num_classes,
+        width=width or config.teacher.width,
+        seed=0,
+    ).to(device)
+    index = torch.arange(BATCH, device=device) % len(thin)
+    ticks = _Ticks(device)
+    for step in range(2):
+        accuracy(net, thin.images[index], thin.labels[index], statistics)
+        ticks.advance(step)
+    return ticks.step / BATCH
+
+
+def _probe_seconds(
+    thin: ImageData, statistics: PixelStatistics, config: CondenseConfig
+) -> float:
+    """Of the probes, for each generator update."""
+    if not config.evaluate.probe_every:
+        return 0.0
+    images = thin.num_classes * config.format.images_per_class
+    step = _training_step(
+        thin, statistics, PROBE_RECIPE, width=PROBE_WIDTH, images=min(images, BATCH)
+    )
+    return step * planned_steps(images, PROBE_RECIPE) / config.evaluate.probe_every
+
+
+def _evaluation(
+    train: ImageData,
+    test: ImageData,
+    thin: ImageData,
+    statistics: PixelStatistics,
+    config: CondenseConfig,
+) -> dict[str, float]:
+    """Of the condensed set, the references and the picture of features."""
+    from condense_core.experiment import FEATURE_STEPS
+    from condense_core.references import FULL
+
+    options, recipe = config.evaluate, resolve_recipe(config.evaluate.recipe)
+    images = thin.num_classes * config.format.images_per_class
+
+    def step(batch: int) -> float:
+        return _training_step(
+            thin,
+            statistics,
+            recipe,
+            network=options.network,
+            width=options.width,
+            images=min(batch, recipe.batch_size),
+        )
+
+    testing = len(test) * _pass_seconds(
+        thin, statistics, config, network=options.network, width=options.width
+    )
+    one = step(images) * planned_steps(images, recipe) + testing
+    seconds = {"evaluation": options.repeats * one}
+    for name in options.baselines:
+        if name == FULL:
+            steps = planned_steps(len(train), recipe, options.full_max_steps)
+            seconds[name] = options.repeats * (step(len(train)) * steps + testing)
+        else:
+            seconds[name] = options.repeats * one
+    if set(options.baselines) - {FULL, "random"}:  # a network chooses their images
+        plain = Recipe("pace", epochs=1)
+        choosing = _training_step(
+            thin, statistics, plain, width=config.teacher.width, images=BATCH
+        )
+        trained = len(set(options.baselines) - {FULL, "random"})
+        seconds["selection"] = trained * choosing * config.teacher.steps
+    features = Recipe("pace", epochs=FEATURE_STEPS)
+    seconds["report"] = FEATURE_STEPS * _training_step(
+        thin, statistics, features, width=32, images=BATCH
+    )
+    return seconds
+
+
+def _started_with(out: Path | None, config: CondenseConfig) -> CondenseConfig | None:
+    """The configuration in a run directory, if only a budget can have changed it."""
+    if out is None or not (out / "config.yaml").is_file():
+        return None
+    old = CondenseConfig.from_yaml(out / "config.yaml")
+    if config.time_budget is None:
+        return old if old == config else None
+    same_counts = replace(
+        old.loop,
+        restarts=config.loop.restarts,
+        network_updates=config.loop.network_updates,
+    )
+    return old if replace(old, loop=same_counts) == config else None
