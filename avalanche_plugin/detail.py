@@ -12,23 +12,14 @@ which then says nothing about the class. Costs no bytes; not in the paper.
 Shape legend: B generated images, N real images, C H W image.
 """
 
-import math
-
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
+
+from condense_core.networks.blur import gaussian_blur
 
 WIDEST = 8.0  # pixels; a blur this wide leaves next to nothing
 BISECTIONS = 12  # of the interval 0 to WIDEST: to 0.002 px
 MATCHED_ON = 256  # real images that are enough to find a width
-
-
-def blur(images_NCHW: Tensor, sigma: float) -> Tensor:
-    """Images under a Gaussian of deviation ``sigma`` pixels, mirrored at the edges."""
-    widest = min(images_NCHW.shape[-2:]) - 1  # of a mirror image
-    radius = min(widest, math.ceil(3.0 * sigma))
-    size = 2 * radius + 1
-    return gaussian_blur(images_NCHW, [size, size], [sigma, sigma])
 
 
 def matching_sigma(real_NCHW: Tensor, energy: float) -> float:
@@ -47,7 +38,7 @@ def matching_sigma(real_NCHW: Tensor, energy: float) -> float:
     low, high = 0.0, WIDEST
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        taken = (images - blur(images, middle)).square().mean()
+        taken = (images - gaussian_blur(images, middle)).square().mean()
         low, high = (middle, high) if taken < energy else (low, middle)
     return (low + high) / 2
 
@@ -71,7 +62,7 @@ def lend_detail(
     """
     if sigma <= 0.0:
         return generated_BCHW
-    detail_NCHW = real_NCHW - blur(real_NCHW, sigma)
+    detail_NCHW = real_NCHW - gaussian_blur(real_NCHW, sigma)
     lender_B = torch.randint(
         len(real_NCHW), (len(generated_BCHW),), generator=generator
     )

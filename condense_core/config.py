@@ -103,11 +103,15 @@ class NetworkConfig:
     """Channels; the field evaluates at 128."""
     depth: int | None = None
     """Blocks; None: 3 up to 32 px, 4 for 64 px."""
+    low_pass: float = 0.0
+    """Deviation of a Gaussian blur in front of phi, as a share of the image's shorter
+    side; 0 is none. Not in the paper."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         at_least("network.width", self.width, 1)
         at_least("network.depth", self.depth, 1)
+        non_negative("network.low_pass", self.low_pass)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -193,6 +193,7 @@ class LoopState:
             num_classes=spec.num_classes,
             width=config.network.width,
             depth=config.network.depth,
+            low_pass=config.network.low_pass,
             seed=derive_seed(config.seed, "phi", restart),
         ).to(self.device)
         if self._network_start is not None:

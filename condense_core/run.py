@@ -282,6 +282,7 @@ def _build_phi(config: CondenseConfig, data: ImageData) -> FeatureNetwork:
         num_classes=data.num_classes,
         width=config.network.width,
         depth=config.network.depth,
+        low_pass=config.network.low_pass,
         seed=config.seed,
     )
 

@@ -108,6 +108,7 @@ def initial_model(
         image_shape=image_shape,
         num_classes=num_classes,
         width=model.network_width,
+        low_pass=model.low_pass,
         seed=derive_seed(model.seed, "global-model"),
     )
 

@@ -108,6 +108,7 @@ def evaluate(message: Message, context: Context) -> Message:
             image_shape=local.test.image_shape,
             num_classes=local.test.num_classes,
             width=model.network_width,
+            low_pass=model.low_pass,
             seed=model.seed,
         ).to(place)
         network.load_state_dict(

@@ -59,7 +59,11 @@ def condense_locally(
     if previous is not None and previous.classes == kept.classes:
         config = _config(settings.refine_preset, settings, model, client, server_round)
         network = replace(
-            config.network, name=model.network, width=model.network_width, depth=None
+            config.network,
+            name=model.network,
+            width=model.network_width,
+            depth=None,
+            low_pass=model.low_pass,
         )
         condensed = refine(
             previous,

@@ -100,6 +100,10 @@ class ModelSettings(Settings):
     """A key of `condense_core.networks.NETWORKS`."""
     network_width: int = 32
     """Channels of its first block."""
+    low_pass: float = 0.035
+    """Deviation of a Gaussian blur in front of it, as a share of the image's shorter
+    side: about a pixel of 28. Finer detail is what generators draw worst, and what a
+    network trained on their images would judge real ones by. 0 is none."""
     seed: int = 0
     """Of everything that is drawn, on every side; a client adds its own name."""
     device: str = "auto"
@@ -109,7 +113,7 @@ class ModelSettings(Settings):
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        self.require(network_width=1, seed=0, threads=0)
+        self.require(network_width=1, low_pass=0, seed=0, threads=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -127,3 +127,25 @@ def gradient_matching(synthetic_layers, real_layers):
         )
         total += _mean(1 - _dot(_unit(a), _unit(b)) for a, b in pairs)
     return total
+
+
+def slow_blur(images, sigma):
+    """Pixel by pixel, the image mirrored at its edges without repeating them."""
+    height, width = images.shape[-2:]
+    radius = math.ceil(3 * sigma)
+    weights = [math.exp(-(k**2) / (2 * sigma**2)) for k in range(-radius, radius + 1)]
+    weights = [weight / sum(weights) for weight in weights]
+
+    def mirrored(place, size):
+        place = abs(place)
+        return place if place < size else 2 * (size - 1) - place
+
+    result = images * 0.0
+    for y in range(height):
+        for x in range(width):
+            for i, down in enumerate(weights):
+                for j, right in enumerate(weights):
+                    source_y = mirrored(y + i - radius, height)
+                    source_x = mirrored(x + j - radius, width)
+                    result[..., y, x] += down * right * images[..., source_y, source_x]
+    return result

@@ -36,6 +36,7 @@ def run_federated(
         "partition-seed": FIRST_PARTITION_SEED + cell.seed,
         "seed": cell.seed,
         "network-width": setting.network_width,
+        "low-pass": model_of(cell, setting).low_pass,
         "device": "cpu",
         "upload-bytes": cell.upload_bytes,
         "overrides": setting.overrides,

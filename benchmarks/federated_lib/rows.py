@@ -83,6 +83,10 @@ ROWS = {
     "real-herded": Row("herded real images", _images(lambda d: choose_herded)),
     "pixels": Row("condensed pixels", _images(condensed_of)),
     "ours": Row("**ours**, one shot", _ours(shot=True)),
+    "ours-other-blur": Row("**ours**, one shot, no blur", _ours(shot=True)),
+    "real-random-other-blur": Row(
+        "random real images, blurred as ours", _images(lambda d: choose_random)
+    ),
     "ours-missing": Row(
         f"**ours**, one shot, {MISSING} clients missing",
         _ours(shot=True, missing=MISSING),

@@ -16,6 +16,7 @@ from condense_core.sources import load_source
 from flower_strategy.partition import partition
 from flower_strategy.settings import ModelSettings, ServerSettings
 
+OTHER_BLUR = "-other-blur"  # suffix: ours without, images with the blur
 FIRST_PARTITION_SEED = 42  # of seed 0; the default of flwr-datasets
 
 
@@ -114,9 +115,18 @@ def load_federation(cell: Cell, setting: Setting, data_root: Path | None) -> Fed
 
 
 def model_of(cell: Cell, setting: Setting) -> ModelSettings:
-    """Architecture and seed of every row's global model."""
+    """Architecture and seed of every row's global model.
+
+    Models of generated images have our blur in front of them; so do those of rows that
+    ask what it is worth elsewhere.
+    """
+    generated = cell.row.startswith(("ours", "centralised-condensed"))
+    blurred = generated != cell.row.endswith(OTHER_BLUR)
     return ModelSettings(
-        network_width=setting.network_width, seed=cell.seed, device="cpu"
+        network_width=setting.network_width,
+        low_pass=ModelSettings().low_pass if blurred else 0.0,
+        seed=cell.seed,
+        device="cpu",
     )
 
 

@@ -38,6 +38,7 @@ def build_network(
     num_classes: int,
     width: int | None = None,
     depth: int | None = None,
+    low_pass: float = 0.0,
     seed: int,
 ) -> FeatureNetwork:
     """Build a freshly initialised network on the CPU.
@@ -51,6 +52,7 @@ def build_network(
         width: Channels of the first block (of every block in ``convnet`` and ``mlp``);
             the published width when left out.
         depth: Number of blocks of ``convnet`` or ``mlp``; by image size when left out.
+        low_pass: Blur in front of it, see `FeatureNetwork`; at least 0.
         seed: Seed of the initialisation.
 
     Returns:
@@ -82,10 +84,15 @@ def build_network(
                 f"network {key} is {value}: give an integer of at least 1"
             )
 
+    if low_pass < 0.0:
+        raise ConfigError(f"network low_pass is {low_pass}: give at least 0")
+
     with seeded_initialisation(seed, "network", name):
-        return NETWORKS[name](
+        network = NETWORKS[name](
             image_shape=tuple(image_shape),
             num_classes=num_classes,
             width=width,
             depth=depth,
         )
+    network.low_pass = low_pass
+    return network

@@ -6,6 +6,7 @@ Shape suffixes: B batch, C channels, H height, W width, D feature, Y classes.
 from torch import Tensor, nn
 
 from condense_core.errors import ConfigError
+from condense_core.networks.blur import gaussian_blur
 
 ImageShape = tuple[int, int, int]
 
@@ -20,11 +21,15 @@ class FeatureNetwork(nn.Module):
         blocks: The layers, grouped into those whose outputs are features.
         width: Channels (units) of the first block.
         feature_dim: D, the size of `embed`'s output.
+        low_pass: Deviation of a Gaussian blur in front of the first block, as a share
+            of the image's shorter side; 0 is none. It has no parameters: weights fit a
+            network with and without it.
     """
 
     blocks: nn.ModuleList
     width: int
     feature_dim: int
+    low_pass: float = 0.0
 
     def layer_features(self, images_BCHW: Tensor) -> list[Tensor]:
         """The output of every block, in order.
@@ -36,6 +41,9 @@ class FeatureNetwork(nn.Module):
             One tensor a block: (B, C', H', W') feature maps, or (B, D) in an MLP.
         """
         features: list[Tensor] = []
+        if self.low_pass:
+            pixels = self.low_pass * min(images_BCHW.shape[-2:])
+            images_BCHW = gaussian_blur(images_BCHW, pixels)
         for block in self.blocks:
             features.append(block(features[-1] if features else images_BCHW))
         return features

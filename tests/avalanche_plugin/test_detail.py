@@ -1,9 +1,9 @@
-import math
-
 import pytest
 import torch
 
-from avalanche_plugin.detail import WIDEST, blur, lend_detail, matching_sigma
+from avalanche_plugin.detail import WIDEST, lend_detail, matching_sigma
+from condense_core.networks.blur import gaussian_blur
+from tests.reference import slow_blur
 
 
 @pytest.fixture
@@ -16,43 +16,10 @@ def generated():
     return torch.rand(8, 3, 12, 16, generator=torch.Generator().manual_seed(1))
 
 
-def slow_blur(images, sigma):
-    """Pixel by pixel, the image mirrored at its edges without repeating them."""
-    height, width = images.shape[-2:]
-    radius = math.ceil(3 * sigma)
-    weights = [math.exp(-(k**2) / (2 * sigma**2)) for k in range(-radius, radius + 1)]
-    weights = [weight / sum(weights) for weight in weights]
-
-    def mirrored(place, size):
-        place = abs(place)
-        return place if place < size else 2 * (size - 1) - place
-
-    result = torch.zeros_like(images)
-    for y in range(height):
-        for x in range(width):
-            for i, down in enumerate(weights):
-                for j, right in enumerate(weights):
-                    source_y = mirrored(y + i - radius, height)
-                    source_x = mirrored(x + j - radius, width)
-                    result[..., y, x] += down * right * images[..., source_y, source_x]
-    return result
-
-
-def test_blur_is_a_gaussian_with_mirrored_edges(real):
-    few = real[:2]
-    torch.testing.assert_close(blur(few, 1.2), slow_blur(few, 1.2))
-
-
-def test_a_blur_wider_than_the_image_is_possible():
-    torch.testing.assert_close(
-        blur(torch.ones(1, 1, 8, 8), WIDEST), torch.ones(1, 1, 8, 8)
-    )
-
-
 @pytest.mark.parametrize("energy", [0.001, 0.01, 0.05])
 def test_the_matching_blur_takes_away_that_energy(real, energy):
     sigma = matching_sigma(real, energy)
-    taken = (real - blur(real, sigma)).square().mean().item()
+    taken = (real - gaussian_blur(real, sigma)).square().mean().item()
     assert taken == pytest.approx(energy, rel=0.05)
 
 
