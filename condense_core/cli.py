@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--network", default="convnet", metavar="NET[,NET]")
     evaluate.add_argument("--width", type=int, help="channels (default: published)")
     evaluate.add_argument("--repeats", type=int, default=20)
+    evaluate.add_argument(
+        "--ensemble",
+        choices=("auto", "vmap", "loop"),
+        default="auto",
+        help="train the networks side by side (vmap) or one after another (loop)",
+    )
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--max-steps", type=int, help="cap on optimiser steps")
     evaluate.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"))
@@ -265,6 +271,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             "network": network,
             "width": arguments.width,
             "repeats": arguments.repeats,
+            "ensemble": arguments.ensemble,
             "seed": arguments.seed,
             "device": device,
             "flip": flip,

@@ -326,6 +326,9 @@ class EvaluateConfig:
     """Its channels."""
     repeats: int = 5
     """Networks trained, each from its own initialisation."""
+    ensemble: Literal["auto", "vmap", "loop"] = "auto"
+    """Whether they are trained one after another or side by side; ``auto`` is the loop
+    on the CPU, elsewhere the faster of the two in a short trial."""
     baselines: tuple[str, ...] = ("random", "full")
     """References under the same recipe: random, herding, kcenter, forgetting, full."""
     full_max_steps: int | None = None

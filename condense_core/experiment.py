@@ -183,6 +183,7 @@ def _evaluate_row(
             "network": options.network,
             "width": options.width,
             "repeats": options.repeats,
+            "ensemble": options.ensemble,
             "seed": config.seed,
             "device": condensed.images()[0].device,
             "flip": config.data.flip,
