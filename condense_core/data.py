@@ -253,7 +253,7 @@ class ClassSampler:
             offsets, counts = offsets[classes], counts[classes]
         size = (counts.shape[0], per_class)
         draw = torch.rand(size, generator=generator, device=generator.device)
-        draw = draw.to(self.device)
+        draw = draw.to(self.device, non_blocking=True)
         # Rounding can make draw * count equal to count, which is the next class.
         within = (draw * counts[:, None]).long().clamp(max=counts[:, None] - 1)
         return to_unit(self.images[offsets[:, None] + within])
@@ -267,7 +267,7 @@ class ClassSampler:
         total = self.images.shape[0]
         index = torch.randint(
             total, (size,), generator=generator, device=generator.device
-        ).to(self.device)
+        ).to(self.device, non_blocking=True)
         return to_unit(self.images[index]), self.labels[index]
 
     def all_of(self, label: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from condense_core.augment import SiameseAugment
 from condense_core.class_embedding import standardise
+from condense_core.compute import prepare_generator, prepare_network
 from condense_core.config import CondenseConfig
 from condense_core.data import ClassSampler, PixelStatistics
 from condense_core.discriminator import FeatureDiscriminator
@@ -28,7 +29,11 @@ from condense_core.objective import (
 from condense_core.pretrain import ImageDiscriminator, subset
 from condense_core.runlog import RunLog
 from condense_core.seeding import derive_seed, make_generator, seeded_initialisation
-from condense_core.synthesiser import PixelSynthesiser, Synthesiser
+from condense_core.synthesiser import (
+    GeneratorSynthesiser,
+    PixelSynthesiser,
+    Synthesiser,
+)
 from condense_core.unrolled import StudentPool
 
 LOG_EVERY = 20  # generator updates between lines of metrics.jsonl
@@ -162,6 +167,8 @@ class LoopState:
         self.device = device
         self.outer = 0
         self.augment = SiameseAugment.from_text(config.augment, flip=config.data.flip)
+        if isinstance(synthesiser, GeneratorSynthesiser):
+            prepare_generator(synthesiser.generator, config.compute, device)
         self.network = self.initialise_network(0)
         self.discriminator = self._build_discriminator().to(device)
         self.students = None
@@ -195,6 +202,7 @@ class LoopState:
             depth=config.network.depth,
             seed=derive_seed(config.seed, "phi", restart),
         ).to(self.device)
+        prepare_network(self.network, config.compute)
         if self._network_start is not None:
             self.network.load_state_dict(self._network_start)
         self.network_optimiser = torch.optim.SGD(

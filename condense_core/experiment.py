@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from condense_core.artefact import CondensedDataset
+from condense_core.compute import resolve_precision
 from condense_core.config import CondenseConfig
 from condense_core.data import ImageData, PixelStatistics, to_unit
 from condense_core.devices import resolve_device
@@ -118,6 +119,7 @@ def run_experiment(
     """
     check_experiment(train, config)
     place = resolve_device(device)
+    resolve_precision(config.compute.precision, place)
     run = RunDirectory.open(out, config, train.fingerprint())
     if on_start is not None:
         on_start()

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from condense_core.augment import AugmentParameters, SiameseAugment
-from condense_core.config import LossConfig
+from condense_core.compute import full_precision
+from condense_core.config import LOSS_TERMS, LossConfig
 from condense_core.data import ClassSampler, PixelStatistics
 from condense_core.discriminator import FeatureDiscriminator
 from condense_core.errors import ConfigError
@@ -31,6 +32,8 @@ from condense_core.networks import FeatureNetwork
 from condense_core.pretrain import ImageDiscriminator
 
 Terms = dict[str, Tensor]
+
+PHI_TERMS = tuple(name for name in LOSS_TERMS if name != "unrolled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ def sample_association(
         soft_labels = probabilities.unflatten(0, (-1, size)).mean(dim=1)
     augmentation = augment.draw(1, generator, images.device)
     images = augment.apply(images, augmentation)
-    layers = network.layer_features(images)
+    layers = [full_precision(layer) for layer in network.layer_features(images)]
     gradients = (
         class_gradients(network, images, class_ids_Y) if with_gradients else None
     )
@@ -136,15 +139,19 @@ def feature_terms(
 
     Returns:
         Unweighted terms by name; what D judges, Y * K rows of features or, in pixel
-        space, of images; and the pooled features, Y * K rows.
+        space, of images; and the pooled features, Y * K rows. Without any term, the
+        latter two are the images and nobody's business.
 
     Raises:
         ConfigError: Class embeddings serve as centres of Eq. 3 but are of another size
             than the features, or layer weights are for another number of layers.
     """
     codes = images_YKCHW.shape[1]
-    images = augment.apply(images_YKCHW.flatten(0, 1), association.augmentation)
-    layers = network.layer_features(images)
+    images = images_YKCHW.flatten(0, 1)
+    if config.classifier == "phi" and not any(getattr(config, t) for t in PHI_TERMS):
+        return {}, images, images  # nothing looks through phi
+    images = augment.apply(images, association.augmentation)
+    layers = [full_precision(layer) for layer in network.layer_features(images)]
     features = network.embed(layers[-1])
     features_YKD = features.unflatten(0, (-1, codes))
     conditions = conditions_YE.repeat_interleave(codes, dim=0)

@@ -18,6 +18,7 @@ from condense_core.class_embedding import (
     one_hot_embedding,
     standardise,
 )
+from condense_core.compute import compute_scope, resolve_precision
 from condense_core.config import CondenseConfig
 from condense_core.data import (
     ClassSampler,
@@ -92,6 +93,7 @@ def condense(
     data = as_image_data(train_set)
     check_fit(data, config)
     place = resolve_device(device)
+    resolve_precision(config.compute.precision, place)
     run = RunDirectory.open(out, config, data.fingerprint())
     condensed = condense_in(run, data, config, device=place, progress=progress)
     samples = run.file("samples.png")
@@ -149,13 +151,16 @@ def _condense(
     if saved is not None:
         state.load_state_dict(saved)
     probe = Probe(synthesiser, data, statistics, config)
-    with RunLog(
-        run.file("metrics.jsonl"),
-        total=config.loop.total,
-        description="condense",
-        progress=progress,
-        resume_step=state.outer * config.loop.generator_updates,
-    ) as log:
+    with (
+        compute_scope(config.compute, place),
+        RunLog(
+            run.file("metrics.jsonl"),
+            total=config.loop.total,
+            description="condense",
+            progress=progress,
+            resume_step=state.outer * config.loop.generator_updates,
+        ) as log,
+    ):
         condense_loop(
             state,
             sampler=sampler,
