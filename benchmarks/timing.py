@@ -38,11 +38,18 @@ def start(arguments: argparse.Namespace) -> torch.device:
 
 
 def interleaved(
-    ways: Mapping[str, Callable[[], Any]], *, rounds: int, device: torch.device
+    ways: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int,
+    device: torch.device,
+    warm: bool = False,
 ) -> dict[str, float]:
-    """Median seconds of every way; each round calls all of them once, in turn."""
-    for work in ways.values():
-        work()  # warm up
+    """Median seconds of every way; each round calls all of them once, in turn.
+
+    ``warm`` leaves out the first call of each, which is not timed.
+    """
+    for work in () if warm else ways.values():
+        work()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, work in ways.items():
