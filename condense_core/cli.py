@@ -150,6 +150,7 @@ def _add_data_root(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     from condense_core.devices import resolve_device
+    from condense_core.distributed import process_group
     from condense_core.experiment import (
         check_experiment,
         load_splits,
@@ -176,14 +177,18 @@ def _run(arguments: argparse.Namespace) -> None:
         announce()
         print(config.to_yaml(), end="")
         return
-    report = run_experiment(
-        train,
-        test,
-        config,
-        out=out,
-        device=arguments.device,
-        on_start=announce,
-    )
+    with process_group(arguments.device) as (ranks, device):
+        report = run_experiment(
+            train,
+            test,
+            config,
+            out=out,
+            device=device,
+            on_start=announce,
+            ranks=ranks,
+        )
+    if not ranks.first:
+        return
     print(
         f"{report['dataset']}, recipe {report['recipe']}, {report['network']} of width "
         f"{report['width']}:"

@@ -26,6 +26,7 @@ from condense_core._convert import (
     to_unit,
 )
 from condense_core.errors import DataError
+from condense_core.parts import Part
 
 __all__ = [
     "ClassSampler",
@@ -236,6 +237,8 @@ class ClassSampler:
         per_class: int,
         generator: torch.Generator,
         classes: Tensor | None = None,
+        *,
+        part: Part | None = None,
     ) -> Tensor:
         """Draw images of each class, uniformly and with replacement.
 
@@ -243,6 +246,7 @@ class ClassSampler:
             per_class: images per class, at least 1.
             generator: on the sampler's device, or elsewhere at the price of a copy.
             classes: int64 (Y_sel,) in 0..Y-1; all classes when None.
+            part: rows of the result to return; the draw is that of the whole.
 
         Returns:
             float32 (Y_sel, per_class, C, H, W) in [0, 1].
@@ -254,6 +258,8 @@ class ClassSampler:
         size = (counts.shape[0], per_class)
         draw = torch.rand(size, generator=generator, device=generator.device)
         draw = draw.to(self.device, non_blocking=True)
+        if part is not None:
+            draw, offsets, counts = (v[part.rows] for v in (draw, offsets, counts))
         # Rounding can make draw * count equal to count, which is the next class.
         within = (draw * counts[:, None]).long().clamp(max=counts[:, None] - 1)
         return to_unit(self.images[offsets[:, None] + within])

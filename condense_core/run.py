@@ -28,6 +28,7 @@ from condense_core.data import (
     require_images,
 )
 from condense_core.devices import resolve_device
+from condense_core.distributed import ALONE, Ranks, check_ranks, shared_norms
 from condense_core.engine import LoopState, condense_loop
 from condense_core.errors import ConfigError, DataError, RunError
 from condense_core.evaluate import library_versions
@@ -110,6 +111,7 @@ def condense_in(
     *,
     device: torch.device,
     progress: bool = True,
+    ranks: Ranks = ALONE,
 ) -> CondensedDataset:
     """Condense inside a run directory, leaving its checkpoint in place.
 
@@ -119,16 +121,22 @@ def condense_in(
         config: See `CondenseConfig`.
         device: Where to compute.
         progress: Whether to show progress on stderr.
+        ranks: Processes of this run. All call this function alike, but only the first
+            with a directory on disk; all get the result.
 
     Raises:
         RunError: The disk is full or memory runs out.
         ArtefactError: The artefact in the directory is damaged.
+        ConfigError: A step has fewer classes than there are processes.
     """
-    finished = run.file("condensed.safetensors")
-    if finished is not None and finished.exists():
+    check_ranks(config, data.num_classes, ranks)
+    path = run.file("condensed.safetensors")
+    done = path is not None and path.exists()
+    finished = ranks.from_first(lambda: str(path) if done else None, device)
+    if finished is not None:
         return CondensedDataset.load(finished, device=device)
     with memory_advice():
-        return _condense(run, data, config, device, progress)
+        return _condense(run, data, config, device, progress and ranks.first, ranks)
 
 
 def _condense(
@@ -137,22 +145,24 @@ def _condense(
     config: CondenseConfig,
     place: torch.device,
     progress: bool,
+    ranks: Ranks,
 ) -> CondensedDataset:
     finished = run.file("condensed.safetensors")
     statistics = data.statistics()
     sampler = ClassSampler(data, place)
-    teacher = _teacher(run, data.to(place), statistics, config, progress)
+    teacher = _teacher(run, data.to(place), statistics, config, progress, ranks)
     synthesiser = _starting_point(
-        run, sampler, data, statistics, teacher, config, progress
+        run, sampler, data, statistics, teacher, config, progress, ranks
     )
 
-    state = LoopState(config, synthesiser, statistics, device=place)
-    saved = run.load("loop", place)
+    state = LoopState(config, synthesiser, statistics, device=place, ranks=ranks)
+    saved = ranks.from_first(lambda: run.load("loop", place), place)
     if saved is not None:
         state.load_state_dict(saved)
     probe = Probe(synthesiser, data, statistics, config)
     with (
         compute_scope(config.compute, place),
+        shared_norms(synthesiser, ranks),
         RunLog(
             run.file("metrics.jsonl"),
             total=config.loop.total,
@@ -274,6 +284,7 @@ def _teacher(
     statistics: PixelStatistics,
     config: CondenseConfig,
     progress: bool,
+    ranks: Ranks,
 ) -> FeatureNetwork | None:
     """The network trained on the real data, if anything needs one."""
     needed = (
@@ -294,7 +305,7 @@ def _teacher(
     saved = run.load("teacher", device)
     if saved is not None:
         teacher.load_state_dict(saved)
-    else:
+    elif ranks.first:
         steps = config.teacher.steps
         recipe = Recipe("teacher", epochs=steps, augment=TEACHER_AUGMENT)
         with RunLog(None, total=steps, description="teacher", progress=progress) as log:
@@ -310,6 +321,7 @@ def _teacher(
                 on_step=lambda step, *_: log.advance(step + 1),
             )
         run.save("teacher", teacher.state_dict())
+    ranks.copy_first(teacher)
     return teacher.eval().requires_grad_(False)
 
 
@@ -321,6 +333,7 @@ def _starting_point(
     teacher: FeatureNetwork | None,
     config: CondenseConfig,
     progress: bool,
+    ranks: Ranks,
 ) -> Synthesiser:
     """A synthesiser with class embeddings, pre-trained as configured."""
     embedding = _class_embedding(sampler, data, statistics, teacher, config)
@@ -337,7 +350,21 @@ def _starting_point(
     saved = run.load("start", sampler.device)
     if saved is not None:
         synthesiser.load_state_dict(saved)
-        return synthesiser
+    elif ranks.first:
+        _pretrain(run, synthesiser, sampler, statistics, teacher, config, progress)
+    ranks.copy_first(synthesiser)
+    return synthesiser
+
+
+def _pretrain(
+    run: RunDirectory,
+    synthesiser: Synthesiser,
+    sampler: ClassSampler,
+    statistics: PixelStatistics,
+    teacher: FeatureNetwork | None,
+    config: CondenseConfig,
+    progress: bool,
+) -> None:
     total = config.pretrain.steps
     with RunLog(None, total=total, description="pretrain", progress=progress) as log:
         pretrain(
@@ -350,7 +377,6 @@ def _starting_point(
             log=log,
         )
     run.save("start", synthesiser.state_dict())
-    return synthesiser
 
 
 def _class_embedding(
