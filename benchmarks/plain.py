@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from condense_core.augment import AugmentParameters, SiameseAugment
 from condense_core.engine import LoopState
+from condense_core.parts import Part
 from condense_core.seeding import make_generator
 
 
@@ -43,7 +44,13 @@ class PerSampleAugment:
             ]
         )
 
-    def augment(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+    def augment(
+        self,
+        images_BCHW: Tensor,
+        generator: torch.Generator,
+        *,
+        part: Part | None = None,  # one process: always the whole
+    ) -> Tensor:
         drawn = self.draw(len(images_BCHW), generator, images_BCHW.device)
         return self.apply(images_BCHW, drawn)
 

@@ -11,7 +11,6 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -44,8 +43,9 @@ def interleaved(
     device: torch.device,
     warm: bool = False,
 ) -> dict[str, float]:
-    """Median seconds of every way; each round calls all of them once, in turn.
+    """Least seconds of every way; each round calls all of them once, in turn.
 
+    The least, because all that other processes do comes on top of it.
     ``warm`` leaves out the first call of each, which is not timed.
     """
     for work in () if warm else ways.values():
@@ -58,7 +58,7 @@ def interleaved(
             work()
             wait(device)
             seconds[name].append(time.perf_counter() - begin)
-    return {name: median(values) for name, values in seconds.items()}
+    return {name: min(values) for name, values in seconds.items()}
 
 
 def wait(device: torch.device) -> None:

@@ -214,7 +214,7 @@ def test_a_killed_process_ends_the_run_and_the_command_resumes(
     output, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
     assert output.count("report:") == 1
-    assert errors.count("training and test images") == 1
+    assert errors.count(" test images of ") == 1
     report = json.loads((out / "report.json").read_text())
     assert report["repeats"] == 1
 
