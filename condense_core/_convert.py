@@ -23,7 +23,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2, the weights Pillow uses
 
 def to_unit(images: Tensor) -> Tensor:
     """uint8 pixels of any shape as float32 in [0, 1]."""
-    return images.float() / 255
+    return images.to(torch.float32, copy=True).div_(255)  # one temporary, not two
 
 
 def to_bytes(images: Tensor) -> Tensor:

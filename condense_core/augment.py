@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from condense_core.errors import ConfigError
+from condense_core.parts import Part
 
 # Strengths of the DSA reference protocol; results in the literature are tied to them.
 BRIGHTNESS = 1.0
@@ -183,9 +184,23 @@ class SiameseAugment:
             images_BCHW = OPERATIONS[name](images_BCHW, uniform)
         return images_BCHW
 
-    def augment(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw one transformation a sample and apply it."""
-        drawn = self.draw(len(images_BCHW), generator, images_BCHW.device)
+    def augment(
+        self,
+        images_BCHW: Tensor,
+        generator: torch.Generator,
+        *,
+        part: Part | None = None,
+    ) -> Tensor:
+        """Draw one transformation a sample and apply it.
+
+        With ``part``, the images are those rows of a larger batch and get what they
+        would get in it.
+        """
+        whole = len(images_BCHW) if part is None else part.whole
+        drawn = self.draw(whole, generator, images_BCHW.device)
+        if part is not None:
+            uniforms = tuple(uniform[part.rows] for uniform in drawn.uniforms)
+            drawn = AugmentParameters(drawn.operations, uniforms)
         return self.apply(images_BCHW, drawn)
 
 

@@ -80,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--network", default="convnet", metavar="NET[,NET]")
     evaluate.add_argument("--width", type=int, help="channels (default: published)")
     evaluate.add_argument("--repeats", type=int, default=20)
+    evaluate.add_argument(
+        "--ensemble",
+        choices=("auto", "vmap", "loop"),
+        default="auto",
+        help="train the networks side by side (vmap) or one after another (loop)",
+    )
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--max-steps", type=int, help="cap on optimiser steps")
     evaluate.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"))
@@ -178,7 +184,9 @@ def _add_data_root(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from condense_core.config import CondenseConfig
     from condense_core.devices import resolve_device
+    from condense_core.distributed import process_group
     from condense_core.experiment import (
         check_experiment,
         load_splits,
@@ -193,7 +201,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.time_budget is not None:
         config = config.with_overrides([f"time_budget={arguments.time_budget}"])
     _check_evaluation(config)
-    device = resolve_device(arguments.device)
+    resolve_device(arguments.device)
     train, test, note = load_splits(
         config,
         data_root=arguments.data_root,
@@ -204,9 +212,6 @@ def _run(arguments: argparse.Namespace) -> None:
     check_experiment(train, config)
     out = arguments.out or Path("runs") / name
     expected = None
-    if config.time_budget is not None or not arguments.dry_run:
-        with memory_advice():
-            config, expected = schedule(train, test, config, out=out, device=device)
 
     def announce() -> None:
         print(_summary(train, test, config, out), file=sys.stderr)
@@ -215,19 +220,30 @@ def _run(arguments: argparse.Namespace) -> None:
         if note is not None:
             print(note, file=sys.stderr)
 
-    if arguments.dry_run:
-        announce()
-        print(config.to_yaml(), end="")
+    with process_group(arguments.device) as (ranks, device):
+        place = resolve_device(device)
+        if ranks.first and (config.time_budget is not None or not arguments.dry_run):
+            with memory_advice():
+                config, expected = schedule(train, test, config, out=out, device=place)
+        # The other processes do what the first found time for.
+        config = CondenseConfig.from_dict(ranks.from_first(config.to_dict, place))
+        if arguments.dry_run:
+            if ranks.first:
+                announce()
+                print(config.to_yaml(), end="")
+            return
+        report = run_experiment(
+            train,
+            test,
+            config,
+            out=out,
+            device=device,
+            on_start=announce,
+            expected=expected,
+            ranks=ranks,
+        )
+    if not ranks.first:
         return
-    report = run_experiment(
-        train,
-        test,
-        config,
-        out=out,
-        device=arguments.device,
-        on_start=announce,
-        expected=expected,
-    )
     print(
         f"{report['dataset']}, recipe {report['recipe']}, {report['network']} of width "
         f"{report['width']}:"
@@ -347,6 +363,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             "network": network,
             "width": arguments.width,
             "repeats": arguments.repeats,
+            "ensemble": arguments.ensemble,
             "seed": arguments.seed,
             "device": device,
             "flip": flip,

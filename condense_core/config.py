@@ -333,6 +333,17 @@ class UnrolledConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ComputeConfig:
+    """How the loop computes; changes numbers by rounding alone."""
+
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    """Of convolutions and matrix products; ``auto`` is tf32 on CUDA, else fp32."""
+    compile: Literal["none", "default"] = "none"
+    """``default`` compiles generator and phi with `torch.compile`: a minute or more
+    before the first step, which short runs do not win back."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig:
     """The evaluation that ends a run."""
 
@@ -344,6 +355,9 @@ class EvaluateConfig:
     """Its channels."""
     repeats: int = 5
     """Networks trained, each from its own initialisation."""
+    ensemble: Literal["auto", "vmap", "loop"] = "auto"
+    """Whether they are trained one after another or side by side; ``auto`` is the loop
+    on the CPU, elsewhere the faster of the two in a short trial."""
     baselines: tuple[str, ...] = ("random", "full")
     """References under the same recipe: random, herding, kcenter, forgetting, full."""
     full_max_steps: int | None = None
@@ -388,10 +402,16 @@ class CondenseConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     unrolled: UnrolledConfig = field(default_factory=UnrolledConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
         """Check what needs more than one section."""
+        if self.compute.compile != "none" and self.loss.gradient:
+            raise ConfigError(
+                "compute.compile=default cannot differentiate phi twice, which "
+                "loss.gradient needs: use compute.compile=none"
+            )
         at_least("seed", self.seed, 0)
         at_least("max_synthetic_batch", self.max_synthetic_batch, 1)
         if self.time_budget is not None:

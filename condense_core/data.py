@@ -30,6 +30,7 @@ from condense_core._convert import (
 )
 from condense_core.errors import DataError
 from condense_core.mapped import chunks, expecting, gather
+from condense_core.parts import Part
 
 __all__ = [
     "ClassSampler",
@@ -91,7 +92,7 @@ class PixelStatistics:
                 f"--set data.channels={len(self.mean)}"
             )
         mean, std = (_per_channel(v, images.device) for v in (self.mean, self.std))
-        return (images - mean) / std
+        return (images - mean).div_(std)  # in place: a large temporary costs more
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +302,8 @@ class ClassSampler:
         per_class: int,
         generator: torch.Generator,
         classes: Tensor | None = None,
+        *,
+        part: Part | None = None,
     ) -> Tensor:
         """Draw images of each class, uniformly and with replacement.
 
@@ -308,6 +311,7 @@ class ClassSampler:
             per_class: images per class, at least 1.
             generator: on the sampler's device, or elsewhere at the price of a copy.
             classes: int64 (Y_sel,) in 0..Y-1; all classes when None.
+            part: rows of the result to return; the draw is that of the whole.
 
         Returns:
             float32 (Y_sel, per_class, C, H, W) in [0, 1].
@@ -318,7 +322,9 @@ class ClassSampler:
             offsets, counts = offsets[classes], counts[classes]
         size = (counts.shape[0], per_class)
         draw = torch.rand(size, generator=generator, device=generator.device)
-        draw = draw.to(self.device)
+        draw = draw.to(self.device, non_blocking=True)
+        if part is not None:
+            draw, offsets, counts = (v[part.rows] for v in (draw, offsets, counts))
         # Rounding can make draw * count equal to count, which is the next class.
         within = (draw * counts[:, None]).long().clamp(max=counts[:, None] - 1)
         return to_unit(gather(self.images, offsets[:, None] + within))
@@ -332,7 +338,7 @@ class ClassSampler:
         total = self.images.shape[0]
         index = torch.randint(
             total, (size,), generator=generator, device=generator.device
-        ).to(self.device)
+        ).to(self.device, non_blocking=True)
         return to_unit(gather(self.images, index)), self.labels[index]
 
     def all_of(self, label: int) -> Tensor:

@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from condense_core.augment import SiameseAugment
 from condense_core.class_embedding import standardise
+from condense_core.compute import prepare_generator, prepare_network
 from condense_core.config import CondenseConfig
 from condense_core.data import ClassSampler, PixelStatistics
 from condense_core.discriminator import FeatureDiscriminator
+from condense_core.distributed import ALONE, Ranks
 from condense_core.image_space import ImageSpaceOptimiser
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.objective import (
@@ -28,7 +30,11 @@ from condense_core.objective import (
 from condense_core.pretrain import ImageDiscriminator, subset
 from condense_core.runlog import RunLog
 from condense_core.seeding import derive_seed, make_generator, seeded_initialisation
-from condense_core.synthesiser import PixelSynthesiser, Synthesiser
+from condense_core.synthesiser import (
+    GeneratorSynthesiser,
+    PixelSynthesiser,
+    Synthesiser,
+)
 from condense_core.unrolled import StudentPool
 
 LOG_EVERY = 20  # generator updates between lines of metrics.jsonl
@@ -87,17 +93,20 @@ def condense_loop(
                 discriminator=state.discriminator,
                 conditions_YE=conditions,
                 config=loss,
+                ranks=state.ranks,
             )
             if loss.unrolled:
                 terms["unrolled"] = state.unrolled_term(
-                    step, images_YKCHW, class_ids, sampler
+                    step, images_YKCHW, association, sampler
                 )
             total = weighted_sum(terms, loss)
             logging = step % LOG_EVERY == 0 or step + 1 == loop.total
-            norms = gradient_norms(terms, images_YKCHW, loss) if logging else {}
+            norms = {}
+            if logging:
+                norms = gradient_norms(terms, images_YKCHW, loss, state.ranks)
 
             # Update (Z, G)
-            state.update(total, synthetic_YKCHW, class_ids, code_ids)
+            state.update(total, synthetic_YKCHW, association, code_ids)
 
             # max_D of Eq. 1
             if loss.adversarial or loss.classifier == "auxiliary":
@@ -111,17 +120,19 @@ def condense_loop(
                 )
                 state.discriminator_optimiser.zero_grad()
                 judge_loss.backward()
+                state.ranks.sum_gradients(state.discriminator.parameters())
                 state.discriminator_optimiser.step()
                 terms["discriminator"] = judge_loss
 
             if logging:
-                scalars = {f"loss/{name}": term for name, term in terms.items()}
+                sums = state.ranks.totals(terms)
+                scalars = {f"loss/{name}": term for name, term in sums.items()}
                 scalars |= {f"grad_norm/{name}": norm for name, norm in norms.items()}
                 log.log(step, **scalars)
             probe_every = config.evaluate.probe_every
             if probe_every and ((step + 1) % probe_every == 0 or step == 0):
                 log.log(step, probe_accuracy=probe(step))
-            log.advance(step + 1, loss=total)
+            log.advance(step + 1, loss=state.ranks.sum(total.detach()))
 
         # Inner loop: update theta with L_cls on real images
         for k in range(loop.network_steps):
@@ -149,19 +160,24 @@ class LoopState:
         *,
         device: torch.device,
         network_start: Mapping[str, Tensor] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Build discriminator, students and optimisers around a synthesiser.
 
         ``network_start`` holds weights that every restart of phi begins with instead of
-        random ones.
+        random ones. ``ranks`` are the processes that share the classes of every step;
+        what changes is the same in all of them.
         """
         self.config = config
+        self.ranks = ranks
         self._network_start = network_start
         self.synthesiser = synthesiser
         self.statistics = statistics
         self.device = device
         self.outer = 0
         self.augment = SiameseAugment.from_text(config.augment, flip=config.data.flip)
+        if isinstance(synthesiser, GeneratorSynthesiser):
+            prepare_generator(synthesiser.generator, config.compute, device)
         self.network = self.initialise_network(0)
         self.discriminator = self._build_discriminator().to(device)
         self.students = None
@@ -174,6 +190,7 @@ class LoopState:
                 augment=self.augment,
                 seed=config.seed,
                 device=device,
+                ranks=ranks,
             )
         synthesiser.train()
         self.optimiser = self._build_optimiser()
@@ -196,6 +213,7 @@ class LoopState:
             low_pass=config.network.low_pass,
             seed=derive_seed(config.seed, "phi", restart),
         ).to(self.device)
+        prepare_network(self.network, config.compute)
         if self._network_start is not None:
             self.network.load_state_dict(self._network_start)
         self.network_optimiser = torch.optim.SGD(
@@ -226,11 +244,12 @@ class LoopState:
             temperature=self.config.loss.soft_temperature,
             with_gradients=self.config.loss.gradient > 0,
             generator=draw,
+            ranks=self.ranks,
         )
         if self.config.format.embedding == "online":
             # Table 6, "online feature": c(y) follows phi.
             embedding = self.synthesiser.class_embedding
-            embedding[association.class_ids_Y] = standardise(association.class_means_YD)
+            embedding[association.step_ids] = standardise(association.step_means)
         return association
 
     def draw_codes(self, draw: torch.Generator) -> Tensor:
@@ -248,45 +267,59 @@ class LoopState:
         self,
         loss: Tensor,
         synthetic_YKCHW: Tensor,
-        class_ids_Y: Tensor,
+        association: Association,
         code_ids_K: Tensor,
     ) -> None:
         """(Z, G) <- (Z, G) - alpha grad L_con, by the configured optimiser."""
         if isinstance(self.optimiser, ImageSpaceOptimiser):
-            self.optimiser.step(loss, synthetic_YKCHW, class_ids_Y, code_ids_K)
+            self.optimiser.step(
+                loss,
+                synthetic_YKCHW,
+                association.class_ids_Y,
+                code_ids_K,
+                share=association.part.share,
+            )
             return
         self.optimiser.zero_grad()
         loss.backward()
+        self.ranks.sum_gradients(self.synthesiser.parameters())
         self.optimiser.step()
 
     def unrolled_term(
         self,
         step: int,
         images_YKCHW: Tensor,
-        class_ids_Y: Tensor,
+        association: Association,
         sampler: ClassSampler,
     ) -> Tensor:
         """Loss on real images of a student trained on these synthetic ones."""
         assert self.students is not None
         draw = make_generator(self.config.seed, "unrolled-real", step)
-        per_class = max(1, self.config.unrolled.real_batch // len(class_ids_Y))
-        real = sampler.sample(per_class, draw, class_ids_Y).flatten(0, 1)
+        class_ids_Y, part = association.class_ids_Y, association.part
+        codes = images_YKCHW.shape[1]
+        per_class = max(1, self.config.unrolled.real_batch // part.whole)
+        real = sampler.sample(per_class, draw, association.step_ids, part=part)
+        real = real.flatten(0, 1)
         return self.students.loss(
             step,
             images_YKCHW.flatten(0, 1),
-            class_ids_Y.repeat_interleave(images_YKCHW.shape[1]),
+            class_ids_Y.repeat_interleave(codes),
             self.statistics.normalise(real),
             class_ids_Y.repeat_interleave(per_class),
+            part=part.times(codes),
         )
 
     def train_network(self, sampler: ClassSampler, outer: int, k: int) -> None:
         """One step of L_cls on real images, augmented image by image."""
         draw = make_generator(self.config.seed, "phi-batch", outer, k)
         images, labels = sampler.batch(self.config.loop.network_batch, draw)
-        images = self.augment.augment(self.statistics.normalise(images), draw)
-        loss = F.cross_entropy(self.network(images), labels)
+        part = self.ranks.part(len(images))
+        images = self.statistics.normalise(images[part.rows])
+        images = self.augment.augment(images, draw, part=part)
+        loss = F.cross_entropy(self.network(images), labels[part.rows]) * part.share
         self.network_optimiser.zero_grad()
         loss.backward()
+        self.ranks.sum_gradients(self.network.parameters())
         self.network_optimiser.step()
 
     def decay(self, progress: float) -> None:
@@ -358,5 +391,5 @@ class LoopState:
         if rates.name == "sgd":
             return torch.optim.SGD(groups, momentum=rates.momentum)
         if rates.name == "image_space" and not in_pixels:
-            return ImageSpaceOptimiser(self.synthesiser, groups, rates)
+            return ImageSpaceOptimiser(self.synthesiser, groups, rates, self.ranks)
         return torch.optim.Adam(groups)

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from condense_core.data import ImageData, PixelStatistics, as_image_data
 from condense_core.devices import resolve_device
+from condense_core.ensemble import EnsembleMode, trained_networks
 from condense_core.errors import ConfigError, DataError
-from condense_core.networks import build_network
+from condense_core.networks import FeatureNetwork, build_network
 from condense_core.seeding import derive_seed
 from condense_core.training import (
     RECIPES,
@@ -122,6 +123,7 @@ def evaluate(
     flip: bool = True,
     max_steps: int | None = None,
     statistics: PixelStatistics | None = None,
+    ensemble: EnsembleMode = "auto",
     on_repeat: Callable[[int, float], None] | None = None,
     completed: Sequence[float] = (),
 ) -> EvaluationReport:
@@ -149,6 +151,10 @@ def evaluate(
             set's: those a condensed data set carries (the real data's), else computed
             from the images. Pass the real data's for a coreset, so that all rows of a
             table share one normalisation.
+        ensemble: Whether the networks are trained one after another (``loop``) or side
+            by side (``vmap``); ``auto`` is the loop on the CPU and elsewhere the faster
+            of the two in a short trial. Equal within float noise; see
+            `condense_core.ensemble`.
         on_repeat: Called with (repeat, accuracy) after each network.
         completed: Accuracies of the first repeats, from an earlier call; not run again.
 
@@ -156,8 +162,8 @@ def evaluate(
         The report; accuracies in percent.
 
     Raises:
-        ConfigError: If the recipe, network or device is unknown, or a number is out of
-            range.
+        ConfigError: If the recipe, network, device or ensemble is unknown, a number is
+            out of range, or ``vmap`` is asked of a network that it cannot train.
         DataError: If training and test data do not fit each other.
         RunError: If the device is absent.
     """
@@ -183,27 +189,33 @@ def evaluate(
     train_data, test_data = train_data.to(where), test_data.to(where)
     accuracies = [float(value) for value in completed][:repeats]
     start = time.perf_counter()
-    for repeat in range(len(accuracies), repeats):
-        repeat_seed = derive_seed(seed, "evaluate", repeat)
-        fresh = build_network(
+
+    def build(repeat: int) -> FeatureNetwork:
+        return build_network(
             network,
             image_shape=image_shape,
             num_classes=num_classes,
             width=width,
-            seed=repeat_seed,
+            seed=repeat_seeds[repeat],
         ).to(where)
-        train_network(
-            fresh,
-            train_data.images,
-            train_data.labels,
-            recipe=recipe,
-            statistics=statistics,
-            seed=repeat_seed,
-            flip=flip,
-            max_steps=max_steps,
-        )
+
+    repeat_seeds = {
+        repeat: derive_seed(seed, "evaluate", repeat)
+        for repeat in range(len(accuracies), repeats)
+    }
+    for repeat, trained in trained_networks(
+        build,
+        repeat_seeds,
+        train_data.images,
+        train_data.labels,
+        mode=ensemble,
+        recipe=recipe,
+        statistics=statistics,
+        flip=flip,
+        max_steps=max_steps,
+    ):
         accuracies.append(
-            accuracy(fresh, test_data.images, test_data.labels, statistics)
+            accuracy(trained, test_data.images, test_data.labels, statistics)
         )
         if on_repeat is not None:
             on_repeat(repeat, accuracies[-1])

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from condense_core.artefact import CondensedDataset
+from condense_core.compute import resolve_precision
 from condense_core.config import CondenseConfig
 from condense_core.data import ImageData, PixelStatistics, to_unit
 from condense_core.devices import resolve_device
+from condense_core.distributed import ALONE, Ranks, check_ranks
 from condense_core.errors import DataError, MissingSplitError
 from condense_core.evaluate import EvaluationReport, evaluate
 from condense_core.networks import build_network
@@ -124,6 +126,7 @@ def run_experiment(
     device: str = "auto",
     on_start: Callable[[], None] | None = None,
     expected: Estimate | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Condense, evaluate against references and write the report.
 
@@ -138,6 +141,8 @@ def run_experiment(
         device: auto, cpu, cuda or cuda:N.
         on_start: Called once nothing speaks against the run, before its first step.
         expected: Length of the run, shown with the progress.
+        ranks: Processes of this run, each of which calls this function. The first alone
+            writes and evaluates; the others return an empty report.
 
     Returns:
         Content of ``report.json``.
@@ -147,11 +152,18 @@ def run_experiment(
     """
     check_experiment(train, config)
     place = resolve_device(device)
-    run = RunDirectory.open(out, config, train.fingerprint())
-    if on_start is not None:
+    resolve_precision(config.compute.precision, place)
+    check_ranks(config, train.num_classes, ranks)
+    own = out if ranks.first else None
+    run = RunDirectory.open(own, config, train.fingerprint())
+    if on_start is not None and ranks.first:
         on_start()
     done: dict[str, Any] | None = run.read_json("report.json")
-    condensed = condense_in(run, train, config, device=place, expected=expected)
+    condensed = condense_in(
+        run, train, config, device=place, expected=expected, ranks=ranks
+    )
+    if not ranks.first:
+        return {}
     if done is not None:
         if not (out / "report.html").exists():
             write_report(out)
@@ -212,6 +224,7 @@ def _evaluate_row(
             "network": options.network,
             "width": options.width,
             "repeats": options.repeats,
+            "ensemble": options.ensemble,
             "seed": config.seed,
             "device": condensed.images()[0].device,
             "flip": config.data.flip,

@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from condense_core.compute import full_precision
+
 SMALLEST_SIDE = 8
 LARGEST_SIDE = 128
 BASE_SIDE = 4  # resolution of the first block for square powers of two
@@ -98,7 +100,7 @@ class ConditionalGenerator(nn.Module):
         latent = torch.cat([codes_BZ, self.project(embeddings_BE)], dim=1)
         base = self.stem(latent).view(-1, self.channels, *self.base_size)
         image = self.to_image(self.blocks(self.stem_norm(base)))
-        return torch.sigmoid(self._crop(image))
+        return torch.sigmoid(full_precision(self._crop(image)))
 
     def _crop(self, images_BCHW: Tensor) -> Tensor:
         _, height, width = self.image_shape

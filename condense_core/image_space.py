@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from condense_core.config import OptimiserConfig
+from condense_core.distributed import ALONE, Ranks
 from condense_core.synthesiser import Synthesiser
 
 # Images synthesised together as a start: bounds memory. Batch norm is in training mode,
@@ -44,6 +45,7 @@ class ImageSpaceOptimiser:
         synthesiser: Synthesiser,
         groups: list[dict[str, Any]],
         config: OptimiserConfig,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Targets start as the images the synthesiser makes now.
 
@@ -51,9 +53,11 @@ class ImageSpaceOptimiser:
             synthesiser: In training mode, pre-trained.
             groups: Its parameters with their learning rates, as for any optimiser.
             config: Rate of the images and number of fitting steps.
+            ranks: Processes that share the classes of a step.
         """
         self._synthesiser = synthesiser
         self._steps = config.fit_steps
+        self._ranks = ranks
         spec = synthesiser.spec
         device = synthesiser.class_embedding.device
         class_ids = torch.arange(spec.num_classes, device=device)
@@ -78,6 +82,8 @@ class ImageSpaceOptimiser:
         images_YKCHW: Tensor,
         class_ids_Y: Tensor,
         code_ids_K: Tensor,
+        *,
+        share: float = 1.0,
     ) -> None:
         """Move the targets down the gradient at the images, then fit G and Z.
 
@@ -86,19 +92,23 @@ class ImageSpaceOptimiser:
             images_YKCHW: The images in [0, 1] it was computed from, part of its graph.
             class_ids_Y: Their classes.
             code_ids_K: Their codes.
+            share: Of the images of the step, where several processes share them.
         """
         (slope,) = torch.autograd.grad(loss, images_YKCHW)
         images = images_YKCHW.detach()
         rows = class_ids_Y.unsqueeze(1), code_ids_K.unsqueeze(0)
         gradient = torch.zeros_like(self.logits)
         gradient[rows] = slope * images * (1.0 - images)  # d sigmoid
-        self.logits.grad = gradient
+        self.logits.grad = self._ranks.sum(gradient)
         self.images.step()
         targets = torch.sigmoid(self.logits.detach()[rows])
-        for _ in range(self._steps):
-            error = F.mse_loss(self._synthesiser(class_ids_Y, code_ids_K), targets)
+        for step in range(self._steps):
+            # The given images are what the first step would generate again.
+            made = self._synthesiser(class_ids_Y, code_ids_K) if step else images_YKCHW
+            error = F.mse_loss(made, targets)
             self.fit.zero_grad()
-            error.backward()
+            (error * share).backward()
+            self._ranks.sum_gradients(self._synthesiser.parameters())
             self.fit.step()
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from condense_core.augment import AugmentParameters, SiameseAugment
-from condense_core.config import LossConfig
+from condense_core.compute import full_precision
+from condense_core.config import LOSS_TERMS, LossConfig
 from condense_core.data import ClassSampler, PixelStatistics
 from condense_core.discriminator import FeatureDiscriminator
+from condense_core.distributed import ALONE, Ranks
 from condense_core.errors import ConfigError
 from condense_core.losses import adversarial
 from condense_core.losses.classification import classification_loss
@@ -28,17 +30,25 @@ from condense_core.losses.inter_class import inter_class_loss
 from condense_core.losses.intra_class import intra_class_loss
 from condense_core.losses.matching import matching_loss
 from condense_core.networks import FeatureNetwork
+from condense_core.parts import Part
 from condense_core.pretrain import ImageDiscriminator
 
 Terms = dict[str, Tensor]
+
+PHI_TERMS = tuple(name for name in LOSS_TERMS if name != "unrolled")
 
 
 @dataclass(frozen=True, slots=True)
 class Association:
     """Real images that synthetic ones are matched to, seen through the current phi.
 
+    Of a step that several processes share, each has the part of its classes.
+
     Attributes:
-        class_ids_Y: The classes of this step.
+        class_ids_Y: The classes of this step, or this process's part of them.
+        part: Which part that is.
+        step_ids: All classes of the step.
+        step_means: (all classes of the step, D) mean pooled feature of each.
         augmentation: Parameters shared with the synthetic images (siamese).
         images: (Y * n, C, H, W) normalised and augmented.
         layer_means: For each layer of phi, the class means (Y, ...).
@@ -49,6 +59,9 @@ class Association:
     """
 
     class_ids_Y: Tensor
+    part: Part
+    step_ids: Tensor
+    step_means: Tensor
     augmentation: AugmentParameters
     images: Tensor
     layer_means: list[Tensor]
@@ -75,6 +88,7 @@ def sample_association(
     temperature: float,
     with_gradients: bool,
     generator: torch.Generator,
+    ranks: Ranks = ALONE,
 ) -> Association:
     """Sample ``size`` real images of each class and pass them through phi.
 
@@ -89,8 +103,10 @@ def sample_association(
         temperature: Softens the teacher's labels.
         with_gradients: Whether the gradients of phi are wanted too.
         generator: Of every draw.
+        ranks: Processes that share the classes.
     """
-    images = sampler.sample(size, generator, class_ids_Y).flatten(0, 1)
+    part = ranks.part(len(class_ids_Y))
+    images = sampler.sample(size, generator, class_ids_Y, part=part).flatten(0, 1)
     images = statistics.normalise(images)
     soft_labels = None
     if teacher is not None:
@@ -98,16 +114,19 @@ def sample_association(
         soft_labels = probabilities.unflatten(0, (-1, size)).mean(dim=1)
     augmentation = augment.draw(1, generator, images.device)
     images = augment.apply(images, augmentation)
-    layers = network.layer_features(images)
-    gradients = (
-        class_gradients(network, images, class_ids_Y) if with_gradients else None
-    )
+    layers = [full_precision(layer) for layer in network.layer_features(images)]
+    features_YnD = network.embed(layers[-1]).unflatten(0, (-1, size))
+    own_ids_Y = class_ids_Y[part.rows]
+    gradients = class_gradients(network, images, own_ids_Y) if with_gradients else None
     return Association(
-        class_ids_Y=class_ids_Y,
+        class_ids_Y=own_ids_Y,
+        part=part,
+        step_ids=class_ids_Y,
+        step_means=ranks.gather(features_YnD.mean(dim=1), part),
         augmentation=augmentation,
         images=images,
         layer_means=[layer.unflatten(0, (-1, size)).mean(dim=1) for layer in layers],
-        features_YnD=network.embed(layers[-1]).unflatten(0, (-1, size)),
+        features_YnD=features_YnD,
         soft_labels=soft_labels,
         gradients=gradients,
     )
@@ -122,6 +141,7 @@ def feature_terms(
     discriminator: FeatureDiscriminator | ImageDiscriminator,
     conditions_YE: Tensor,
     config: LossConfig,
+    ranks: Ranks = ALONE,
 ) -> tuple[Terms, Tensor, Tensor]:
     """The paper's five terms for normalised synthetic images.
 
@@ -133,18 +153,24 @@ def feature_terms(
         discriminator: D of Eq. 1, on features or (``adversarial_space: pixel``) images.
         conditions_YE: Class embeddings c(y) of the classes of this step.
         config: Weights and shapes of the terms.
+        ranks: Processes that share the classes.
 
     Returns:
-        Unweighted terms by name; what D judges, Y * K rows of features or, in pixel
-        space, of images; and the pooled features, Y * K rows.
+        Unweighted terms by name, of which each process has an addend; what D judges,
+        Y * K rows of features or, in pixel space, of images; and the pooled features,
+        Y * K rows. Without any term, the latter two are the images and nobody's
+        business.
 
     Raises:
         ConfigError: Class embeddings serve as centres of Eq. 3 but are of another size
             than the features, or layer weights are for another number of layers.
     """
     codes = images_YKCHW.shape[1]
-    images = augment.apply(images_YKCHW.flatten(0, 1), association.augmentation)
-    layers = network.layer_features(images)
+    images = images_YKCHW.flatten(0, 1)
+    if config.classifier == "phi" and not any(getattr(config, t) for t in PHI_TERMS):
+        return {}, images, images  # nothing looks through phi
+    images = augment.apply(images, association.augmentation)
+    layers = [full_precision(layer) for layer in network.layer_features(images)]
     features = network.embed(layers[-1])
     features_YKD = features.unflatten(0, (-1, codes))
     conditions = conditions_YE.repeat_interleave(codes, dim=0)
@@ -189,10 +215,13 @@ def feature_terms(
             )
         terms["intra"] = intra_class_loss(features_YKD, centres, tau=config.tau)
     if config.inter:
-        real = association.class_means_YD if config.margin_relative else None
-        terms["inter"] = inter_class_loss(
-            features_YKD, margin=config.margin, real_means_YD=real
+        # Between classes: every process computes the whole from all means.
+        real = association.step_means if config.margin_relative else None
+        means_YD = ranks.gather(features_YKD.mean(dim=1), association.part)
+        whole = inter_class_loss(
+            means_YD.unsqueeze(1), margin=config.margin, real_means_YD=real
         )
+        terms["inter"] = whole / (ranks.world * association.part.share)
     if config.gradient:
         assert association.gradients is not None
         terms["gradient"] = gradient_matching_loss(
@@ -201,7 +230,8 @@ def feature_terms(
             ),
             association.gradients,
         )
-    return terms, judged, features
+    share = association.part.share
+    return {name: term * share for name, term in terms.items()}, judged, features
 
 
 def discriminator_terms(
@@ -214,6 +244,8 @@ def discriminator_terms(
     config: LossConfig,
 ) -> Tensor:
     """What D minimises: Eq. 1, plus L_c of its classifier head on real and synthetic.
+
+    An addend of it where several processes share the classes.
 
     Args:
         judged: Synthetic side of Eq. 1, detached: features or images, Y * K rows.
@@ -244,7 +276,7 @@ def discriminator_terms(
         loss = loss + classification_loss(
             classifier(features), labels.repeat_interleave(each)
         )
-    return loss
+    return loss * association.part.share
 
 
 def head_of(
@@ -263,7 +295,9 @@ def weighted_sum(terms: Terms, config: LossConfig) -> Tensor:
     return total
 
 
-def gradient_norms(terms: Terms, images: Tensor, config: LossConfig) -> Terms:
+def gradient_norms(
+    terms: Terms, images: Tensor, config: LossConfig, ranks: Ranks = ALONE
+) -> Terms:
     """Norm of each weighted term's gradient at the images.
 
     A term that is dead or drowns the others is seen here and not in its value.
@@ -273,6 +307,6 @@ def gradient_norms(terms: Terms, images: Tensor, config: LossConfig) -> Terms:
         (slope,) = torch.autograd.grad(
             term, images, retain_graph=True, allow_unused=True
         )
-        norm = images.new_zeros(()) if slope is None else slope.norm()
+        norm = images.new_zeros(()) if slope is None else ranks.norm(slope)
         norms[name] = getattr(config, name) * norm
     return norms

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from condense_core.artefact import CondensedDataset
+from condense_core.compute import compute_scope
 from condense_core.config import CondenseConfig
 from condense_core.data import ClassSampler, as_image_data
 from condense_core.devices import resolve_device
@@ -73,9 +74,12 @@ def refine(
             "the given network does not fit network.name, width and depth of the "
             "configuration: use those it was built with"
         ) from error
-    with RunLog(
-        None, total=config.loop.total, description="refine", progress=progress
-    ) as log:
+    with (
+        compute_scope(config.compute, place),
+        RunLog(
+            None, total=config.loop.total, description="refine", progress=progress
+        ) as log,
+    ):
         condense_loop(
             state,
             sampler=sampler,

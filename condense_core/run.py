@@ -18,6 +18,7 @@ from condense_core.class_embedding import (
     one_hot_embedding,
     standardise,
 )
+from condense_core.compute import compute_scope, resolve_precision
 from condense_core.config import CondenseConfig
 from condense_core.data import (
     ClassSampler,
@@ -27,6 +28,7 @@ from condense_core.data import (
     require_images,
 )
 from condense_core.devices import resolve_device
+from condense_core.distributed import ALONE, Ranks, check_ranks, shared_norms
 from condense_core.engine import LoopState, condense_loop
 from condense_core.errors import ConfigError, DataError, RunError
 from condense_core.evaluate import library_versions
@@ -99,6 +101,7 @@ def condense(
     data = as_image_data(train_set)
     check_fit(data, config)
     place = resolve_device(device)
+    resolve_precision(config.compute.precision, place)
     expected = None
     if config.time_budget is not None:
         folder = Path(out) if out is not None else None
@@ -123,6 +126,7 @@ def condense_in(
     device: torch.device,
     progress: bool = True,
     expected: Estimate | None = None,
+    ranks: Ranks = ALONE,
 ) -> CondensedDataset:
     """Condense inside a run directory, leaving its checkpoint in place.
 
@@ -133,16 +137,24 @@ def condense_in(
         device: Where to compute.
         progress: Whether to show progress on stderr.
         expected: Length of the whole run, shown with the progress.
+        ranks: Processes of this run. All call this function alike, but only the first
+            with a directory on disk; all get the result.
 
     Raises:
         RunError: The disk is full or memory runs out.
         ArtefactError: The artefact in the directory is damaged.
+        ConfigError: A step has fewer classes than there are processes.
     """
-    finished = run.file("condensed.safetensors")
-    if finished is not None and finished.exists():
+    check_ranks(config, data.num_classes, ranks)
+    path = run.file("condensed.safetensors")
+    done = path is not None and path.exists()
+    finished = ranks.from_first(lambda: str(path) if done else None, device)
+    if finished is not None:
         return CondensedDataset.load(finished, device=device)
     with memory_advice():
-        return _condense(run, data, config, device, progress, expected)
+        return _condense(
+            run, data, config, device, progress and ranks.first, expected, ranks
+        )
 
 
 def _condense(
@@ -152,30 +164,35 @@ def _condense(
     place: torch.device,
     progress: bool,
     expected: Estimate | None,
+    ranks: Ranks,
 ) -> CondensedDataset:
     finished = run.file("condensed.safetensors")
     statistics = data.statistics()
     placed = data.to(place)
     sampler = ClassSampler(placed, place)
-    teacher = _teacher(run, placed, statistics, config, progress)
+    teacher = _teacher(run, placed, statistics, config, progress, ranks)
     synthesiser = _starting_point(
-        run, sampler, placed, statistics, teacher, config, progress
+        run, sampler, placed, statistics, teacher, config, progress, ranks
     )
 
-    state = LoopState(config, synthesiser, statistics, device=place)
-    saved = run.load("loop", place)
+    state = LoopState(config, synthesiser, statistics, device=place, ranks=ranks)
+    saved = ranks.from_first(lambda: run.load("loop", place), place)
     if saved is not None:
         state.load_state_dict(saved)
     probe = Probe(synthesiser, data, statistics, config)
-    with RunLog(
-        run.file("metrics.jsonl"),
-        total=config.loop.total,
-        description="condense"
-        if expected is None
-        else f"condense (run: about {in_words(expected.total)})",
-        progress=progress,
-        resume_step=state.outer * config.loop.generator_updates,
-    ) as log:
+    with (
+        compute_scope(config.compute, place),
+        shared_norms(synthesiser, ranks),
+        RunLog(
+            run.file("metrics.jsonl"),
+            total=config.loop.total,
+            description="condense"
+            if expected is None
+            else f"condense (run: about {in_words(expected.total)})",
+            progress=progress,
+            resume_step=state.outer * config.loop.generator_updates,
+        ) as log,
+    ):
         condense_loop(
             state,
             sampler=sampler,
@@ -293,6 +310,7 @@ def _teacher(
     statistics: PixelStatistics,
     config: CondenseConfig,
     progress: bool,
+    ranks: Ranks,
 ) -> FeatureNetwork | None:
     """The network trained on the real data, if anything needs one."""
     if not needs_teacher(config):
@@ -301,20 +319,22 @@ def _teacher(
     if config.teacher.path is not None:
         return load_teacher(config.teacher.path, data, config, device=device)
     saved = run.load("teacher", device)
-    if saved is not None:
+    if saved is None and ranks.first:
+        teacher = train_teacher(
+            data,
+            statistics,
+            config,
+            resume=run.load("teacher-training", device),
+            keep=lambda _, state: run.save_sometimes("teacher-training", state),
+            progress=progress,
+        )
+        run.save("teacher", teacher.state_dict())
+    else:
         teacher = build_teacher(data, config).to(device)
-        teacher.load_state_dict(saved)
-        return frozen(teacher)
-    teacher = train_teacher(
-        data,
-        statistics,
-        config,
-        resume=run.load("teacher-training", device),
-        keep=lambda _, state: run.save_sometimes("teacher-training", state),
-        progress=progress,
-    )
-    run.save("teacher", teacher.state_dict())
-    return teacher
+        if saved is not None:
+            teacher.load_state_dict(saved)
+    ranks.copy_first(teacher)
+    return frozen(teacher)
 
 
 def _starting_point(
@@ -325,6 +345,7 @@ def _starting_point(
     teacher: FeatureNetwork | None,
     config: CondenseConfig,
     progress: bool,
+    ranks: Ranks,
 ) -> Synthesiser:
     """A synthesiser with class embeddings, pre-trained as configured."""
     embedding = _class_embedding(sampler, data, statistics, teacher, config)
@@ -341,7 +362,21 @@ def _starting_point(
     saved = run.load("start", sampler.device)
     if saved is not None:
         synthesiser.load_state_dict(saved)
-        return synthesiser
+    elif ranks.first:
+        _pretrain(run, synthesiser, sampler, statistics, teacher, config, progress)
+    ranks.copy_first(synthesiser)
+    return synthesiser
+
+
+def _pretrain(
+    run: RunDirectory,
+    synthesiser: Synthesiser,
+    sampler: ClassSampler,
+    statistics: PixelStatistics,
+    teacher: FeatureNetwork | None,
+    config: CondenseConfig,
+    progress: bool,
+) -> None:
     total = config.pretrain.steps
     with RunLog(None, total=total, description="pretrain", progress=progress) as log:
         pretrain(
@@ -354,7 +389,6 @@ def _starting_point(
             log=log,
         )
     run.save("start", synthesiser.state_dict())
-    return synthesiser
 
 
 def _class_embedding(

@@ -11,7 +11,7 @@ two epochs after half time.
 Shape suffixes: B batch, N data set, Y classes, C channels, H height, W width.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
@@ -111,7 +111,7 @@ def train_network(
     batches = _batches(
         images_NCHW, labels_N, recipe.batch_size, statistics, seed, start
     )
-    optimiser = _optimiser(network, recipe, recipe.learning_rate)
+    optimiser = sgd(network.parameters(), recipe, recipe.learning_rate)
     if resume is not None:
         network.load_state_dict(resume["network"])
         optimiser.load_state_dict(resume["optimiser"])
@@ -122,7 +122,7 @@ def train_network(
         if step == (total + 1) // 2:
             # A new optimiser, as in the reference code: the momentum starts at zero.
             lower = recipe.learning_rate * LEARNING_RATE_DROP
-            optimiser = _optimiser(network, recipe, lower)
+            optimiser = sgd(network.parameters(), recipe, lower)
         if augment.operations:
             generator = make_generator(seed, "augment", step)
             images_BCHW = augment.augment(images_BCHW, generator)
@@ -164,7 +164,7 @@ def accuracy(
             torch.split(labels_N, batch_size),
             strict=True,
         ):
-            logits_BY = network(statistics.normalise(_unit(images)))
+            logits_BY = network(statistics.normalise(unit(images)))
             correct += (logits_BY.argmax(1) == labels_B).sum()
     network.train(was_training)
     return 100.0 * correct.item() / len(labels_N)
@@ -186,6 +186,11 @@ def planned_steps(images: int, recipe: Recipe, max_steps: int | None = None) -> 
     return steps if max_steps is None else min(steps, max_steps)
 
 
+def epoch_order(images: int, seed: int, epoch: int) -> Tensor:
+    """Order (N,) of an epoch; drawn on the CPU, so that it is the same everywhere."""
+    return torch.randperm(images, generator=make_generator(seed, "shuffle", epoch))
+
+
 def _batches(
     images_NCHW: Tensor,
     labels_N: Tensor,
@@ -198,25 +203,24 @@ def _batches(
     if len(images_NCHW) <= batch_size:
         # One batch: its order does not matter to the mean loss, so prepare it once.
         index_N = torch.arange(len(images_NCHW), device=images_NCHW.device)
-        whole = index_N, statistics.normalise(_unit(images_NCHW)), labels_N
+        whole = index_N, statistics.normalise(unit(images_NCHW)), labels_N
         while True:
             yield whole
     first_epoch, skipped = divmod(start, -(-len(images_NCHW) // batch_size))
     for epoch in count(first_epoch):
-        # Drawn on the CPU, so that the order is the same on every device.
-        generator = make_generator(seed, "shuffle", epoch)
-        order_N = torch.randperm(len(images_NCHW), generator=generator)
+        order_N = epoch_order(len(images_NCHW), seed, epoch)
         order_N = order_N.to(images_NCHW.device, non_blocking=True)
         passed = skipped if epoch == first_epoch else 0
         for index_B in torch.split(order_N, batch_size)[passed:]:
-            images_BCHW = statistics.normalise(_unit(gather(images_NCHW, index_B)))
+            images_BCHW = statistics.normalise(unit(gather(images_NCHW, index_B)))
             yield index_B, images_BCHW, labels_N[index_B]
 
 
-def _optimiser(
-    network: FeatureNetwork, recipe: Recipe, learning_rate: float
+def sgd(
+    parameters: Iterable[Tensor], recipe: Recipe, learning_rate: float
 ) -> torch.optim.SGD:
-    parameters = list(network.parameters())
+    """The optimiser of a recipe."""
+    parameters = list(parameters)
     return torch.optim.SGD(
         parameters,
         lr=learning_rate,
@@ -227,7 +231,8 @@ def _optimiser(
     )
 
 
-def _unit(images: Tensor) -> Tensor:
+def unit(images: Tensor) -> Tensor:
+    """Images as float in [0, 1], from uint8 or from that already."""
     return to_unit(images) if images.dtype == torch.uint8 else images
 
 

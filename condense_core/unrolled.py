@@ -20,7 +20,9 @@ from torch.nn import functional as F
 
 from condense_core.augment import SiameseAugment
 from condense_core.config import UnrolledConfig
+from condense_core.distributed import ALONE, Ranks
 from condense_core.networks import build_network
+from condense_core.parts import Part
 from condense_core.seeding import derive_seed, make_generator
 from condense_core.training import Recipe
 
@@ -43,6 +45,7 @@ class StudentPool:
         augment: SiameseAugment,
         seed: int,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Fill the pool with new students.
 
@@ -53,10 +56,12 @@ class StudentPool:
             augment: Drawn per image at every step of a student, as in evaluation.
             seed: Of initialisations and draws.
             device: Where students live.
+            ranks: Processes that share the images of a step.
         """
         self.config = config
         self._shape, self._classes = image_shape, num_classes
         self._augment, self._seed, self._device = augment, seed, device
+        self._ranks = ranks
         self._network = self._fresh_network(0)
         self.students = [self._fresh(serial) for serial in range(config.students)]
         for index, student in enumerate(self.students):
@@ -71,6 +76,7 @@ class StudentPool:
         labels_B: Tensor,
         real_images_BCHW: Tensor,
         real_labels_B: Tensor,
+        part: Part | None = None,
     ) -> Tensor:
         """Cross entropy on real images after a window of steps on synthetic ones.
 
@@ -82,7 +88,10 @@ class StudentPool:
             labels_B: Their classes.
             real_images_BCHW: Normalised real images.
             real_labels_B: Their classes.
+            part: Which images of the step these are, if not all. The real ones are of
+                the same classes, and the loss is an addend of the step's.
         """
+        part = part or Part(0, len(images_BCHW), len(images_BCHW))
         draw = make_generator(self._seed, "unrolled", step)
         turn = int(torch.randint(len(self.students), (1,), generator=draw))
         student = self.students[turn]
@@ -91,8 +100,10 @@ class StudentPool:
         }
         momenta = student["momenta"]
         for _ in range(self.config.window):
-            augmented = self._augment.augment(images_BCHW, draw)
-            weights, momenta = self._sgd(weights, momenta, augmented, labels_B)
+            augmented = self._augment.augment(images_BCHW, draw, part=part)
+            weights, momenta = self._sgd(
+                weights, momenta, augmented, labels_B, part.share
+            )
         logits = functional_call(self._network, weights, (real_images_BCHW,))
 
         age = student["age"] + self.config.window
@@ -104,17 +115,24 @@ class StudentPool:
             student["momenta"] = {k: v.detach() for k, v in momenta.items()}
             student["age"] = age
         if self.config.outer_loss == "cross_entropy":
-            return F.cross_entropy(logits, real_labels_B)
-        return brier_score(logits, real_labels_B)
+            return F.cross_entropy(logits, real_labels_B) * part.share
+        return brier_score(logits, real_labels_B) * part.share
 
     def _sgd(
-        self, weights: Weights, momenta: Weights, images: Tensor, labels: Tensor
+        self,
+        weights: Weights,
+        momenta: Weights,
+        images: Tensor,
+        labels: Tensor,
+        share: float,
     ) -> tuple[Weights, Weights]:
         """One differentiable step of SGD with momentum and weight decay."""
         loss = F.cross_entropy(
             functional_call(self._network, weights, (images,)), labels
         )
-        slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+        slopes = self._ranks.sum_all(
+            torch.autograd.grad(loss * share, list(weights.values()), create_graph=True)
+        )
         momenta = {
             name: _RECIPE.momentum * momenta[name]
             + slope

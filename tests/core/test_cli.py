@@ -150,6 +150,7 @@ def make_folder(root, counts: dict[str, int], *, seed: int) -> None:
         ("evaluate random --dataset digits --repeats 0", "repeats is 0"),
         ("evaluate random --dataset digits --network net", "unknown network 'net'"),
         ("evaluate random --dataset digits --width 0", "width is 0"),
+        ("evaluate random --dataset digits --ensemble pool", "invalid choice: 'pool'"),
         ("evaluate full --dataset digits --max-steps 0", "max_steps is 0"),
         ("evaluate random --dataset digits --device cuda:99", "not available"),
         ("evaluate random --dataset digits --image-size 4 4", "sides must be 8 to 128"),
@@ -577,3 +578,13 @@ def test_a_time_budget_sets_the_updates_and_the_same_command_resumes(done, run_l
 
 def test_a_time_budget_that_is_too_short_is_refused(refused, run_line):
     assert "give at least" in refused(*run_line, "--time-budget", "0.0001")
+
+
+def test_networks_are_trained_side_by_side_on_request(done, artefact, npz_root):
+    def accuracies(mode: str) -> list[float]:
+        line = f"evaluate {artefact} --dataset npz --data-root {npz_root} --json -"
+        options = f"--recipe tiny --width 4 --repeats 3 --device cpu --ensemble {mode}"
+        output, _ = done(*line.split(), *options.split())
+        return json.loads(output)["accuracies"]
+
+    assert accuracies("vmap") == accuracies("loop")

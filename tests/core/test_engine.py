@@ -237,9 +237,10 @@ def test_a_step_can_use_some_classes_and_codes(tiny_config, make_state, loop):
     state = make_state(config)
     seen, original = [], state.unrolled_term
 
-    def spy(step, images, class_ids, sampler):
-        seen.append((tuple(class_ids.tolist()), tuple(images.shape[:2])))
-        return original(step, images, class_ids, sampler)
+    def spy(step, images, association, sampler):
+        class_ids = tuple(association.class_ids_Y.tolist())
+        seen.append((class_ids, tuple(images.shape[:2])))
+        return original(step, images, association, sampler)
 
     state.unrolled_term = spy
     loop(state)

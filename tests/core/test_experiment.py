@@ -20,7 +20,7 @@ from condense_core.references import evaluate_reference
 from condense_core.run import condense
 
 # The module: as an attribute of the package, the name is the function.
-EVALUATE = sys.modules["condense_core.evaluate"]
+ENSEMBLE = sys.modules["condense_core.ensemble"]
 
 
 class Killed(BaseException):
@@ -182,7 +182,7 @@ def test_a_killed_experiment_ends_as_the_whole_one(
 def test_networks_that_were_evaluated_are_not_trained_again(
     tiny_config, tiny_data, test_data, tmp_path, monkeypatch
 ):
-    calls, original = [], EVALUATE.train_network
+    calls, original = [], ENSEMBLE.train_network
 
     def counting(*args, **kwargs):
         calls.append(None)
@@ -190,7 +190,7 @@ def test_networks_that_were_evaluated_are_not_trained_again(
             raise Killed
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(EVALUATE, "train_network", counting)
+    monkeypatch.setattr(ENSEMBLE, "train_network", counting)
     with pytest.raises(Killed):
         run_experiment(tiny_data, test_data, tiny_config, out=tmp_path, device="cpu")
     run_experiment(tiny_data, test_data, tiny_config, out=tmp_path, device="cpu")
@@ -210,7 +210,7 @@ def test_a_finished_experiment_is_read_not_made_again(
         pytest.fail("this was done before")
 
     monkeypatch.setattr("condense_core.run._condense", never)
-    monkeypatch.setattr(EVALUATE, "train_network", never)
+    monkeypatch.setattr(ENSEMBLE, "train_network", never)
     again = run_experiment(
         tiny_data, test_data, tiny_config, out=tmp_path, device="cpu"
     )

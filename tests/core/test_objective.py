@@ -408,3 +408,16 @@ def test_terms_of_the_generator_leave_real_features_out_of_phis_gradient(step):
         parameter.requires_grad_(False)
     terms, _, _ = step.terms(only("matching", "intra", "inter", "classification"))
     assert not any(term.requires_grad for term in terms.values())
+
+
+def test_without_a_term_nothing_passes_through_phi(tiny_images, device, monkeypatch):
+    step = Step(tiny_images, device)
+
+    def never(_):
+        pytest.fail("phi was used")
+
+    monkeypatch.setattr(step.network, "layer_features", never)
+    terms, _, _ = step.terms(only(unrolled=1.0))
+    assert terms == {}
+    with pytest.raises(pytest.fail.Exception):
+        step.terms(only(classifier="auxiliary", unrolled=1.0))

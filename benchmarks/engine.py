@@ -1,0 +1,145 @@
+"""Speed of Algorithm 1: steps and images a second, memory, share of the floor.
+
+Times outer iterations (M updates of codebook and generator, then one of phi) of a
+preset on its real data, interleaved with the plain reference of `plain.py`, which must
+end with the same images. The floor is the time that the FLOPs of a step take at the
+rate of a large matrix product, measured in the same run in the same precision.
+
+    python benchmarks/engine.py mnist-ipc10 --data-root DATA --set loss.unrolled=0
+"""
+
+import copy
+import resource
+from pathlib import Path
+
+import torch
+from plain import PlainState
+from timing import finish, interleaved, parser, start, wait
+from torch.utils.flop_counter import FlopCounterMode
+
+from condense_core.compute import compute_scope, resolve_precision
+from condense_core.config import CondenseConfig
+from condense_core.data import ClassSampler
+from condense_core.engine import LoopState, condense_loop
+from condense_core.experiment import load_splits
+from condense_core.runlog import RunLog
+from condense_core.seeding import make_generator, seeded_initialisation
+from condense_core.synthesiser import SynthesiserSpec, build_synthesiser
+
+ONE_OUTER_ITERATION = [
+    "loop.restarts=1",
+    "loop.network_updates=1",
+    "evaluate.probe_every=0",
+    "optimiser.decay=none",
+]
+MATRIX = 2048  # side of the products that the floor is measured by
+EMBEDDING = 128
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("preset")
+    options.add_argument("--data-root", type=Path)
+    options.add_argument("--set", dest="overrides", action="append", default=[])
+    arguments = options.parse_args()
+    device = start(arguments)
+
+    config = CondenseConfig.preset(arguments.preset)
+    config = config.with_overrides([*arguments.overrides, *ONE_OUTER_ITERATION])
+    data, _, _ = load_splits(config, data_root=arguments.data_root)
+    sampler, statistics = ClassSampler(data, device), data.statistics()
+    spec = SynthesiserSpec.from_config(
+        config.format,
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        embedding_dim=EMBEDDING,
+    )
+    with seeded_initialisation(config.seed, "benchmark"):
+        synthesiser = build_synthesiser(spec)
+    draw = make_generator(config.seed, "benchmark-embedding")
+    synthesiser.class_embedding.normal_(generator=draw)
+    synthesiser.to(device)
+
+    def outer_iteration(kind, settings: CondenseConfig) -> torch.Tensor:
+        """The images that one outer iteration ends with."""
+        own = copy.deepcopy(synthesiser)
+        state = kind(settings, own, statistics, device=device)
+        log = RunLog(None, total=0, description="", progress=False)
+        with compute_scope(settings.compute, device), log:
+            condense_loop(
+                state,
+                sampler=sampler,
+                teacher=None,
+                log=log,
+                save=lambda _: None,
+                probe=lambda _: 0.0,
+            )
+            everything = (
+                torch.arange(n, device=device)
+                for n in (spec.num_classes, spec.images_per_class)
+            )
+            with torch.no_grad():
+                return own(*everything)
+
+    again = config.with_overrides(["loop.reuse_association=false"])
+    updates = config.loop.generator_updates
+    with FlopCounterMode(display=False) as counter:
+        ours = outer_iteration(LoopState, config)
+    flops = counter.get_total_flops() / updates
+    wait(device)
+    memory = (
+        torch.cuda.max_memory_allocated(device)
+        if device.type == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    with torch.no_grad():
+        began = copy.deepcopy(synthesiser).train()(
+            torch.arange(spec.num_classes, device=device),
+            torch.arange(spec.images_per_class, device=device),
+        )
+    plain = outer_iteration(PlainState, again)
+    seconds = interleaved(
+        {
+            "ours": lambda: outer_iteration(LoopState, config),
+            "plain": lambda: outer_iteration(PlainState, again),
+        },
+        rounds=arguments.rounds,
+        device=device,
+        warm=True,
+    )
+    step = seconds["ours"] / updates
+    classes = config.loop.classes_per_step or spec.num_classes
+    codes = config.loop.codes_per_step or spec.images_per_class
+    rate = matrix_rate(device, resolve_precision(config.compute.precision, device))
+    finish(
+        arguments,
+        device,
+        {
+            "reference": "plain.py: features of the association at every step, class "
+            "by class, augmented sample by sample",
+            "seconds_per_step": step,
+            "steps_per_second": 1 / step,
+            "synthetic_images_per_second": classes * codes / step,
+            "plain_seconds_per_step": seconds["plain"] / updates,
+            "ratio_plain_over_ours": seconds["plain"] / seconds["ours"],
+            "peak_memory_bytes": memory,
+            "flops_per_step": flops,
+            "matrix_flops_per_second": rate,
+            "share_of_floor": flops / rate / step,
+            "mean_image_change": (ours - began).abs().mean().item(),
+            "mean_image_difference_to_plain": (ours - plain).abs().mean().item(),
+        },
+    )
+
+
+def matrix_rate(device: torch.device, precision: str) -> float:
+    """Multiplications and additions a second of a large matrix product."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    side = MATRIX if device.type == "cpu" else 4 * MATRIX
+    left, right = (torch.rand(side, side, device=device, dtype=dtype) for _ in "lr")
+    seconds = interleaved({"matrix": lambda: left @ right}, rounds=5, device=device)
+    return 2 * side**3 / seconds["matrix"]
+
+
+if __name__ == "__main__":
+    main()

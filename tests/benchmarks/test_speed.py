@@ -1,0 +1,65 @@
+"""The speed benchmarks run, and what they compare computes the same thing."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+QUICK = (
+    "--set teacher.steps=1 --set loop.generator_updates=2 --set loop.association=4 "
+    "--set optimiser.name=sgd"
+)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    def call(name, line):
+        out = tmp_path / f"{name}.json"
+        threads = torch.get_num_threads()
+        words = f"{line} --rounds 1 --device cpu --threads {threads} --json {out}"
+        monkeypatch.setattr(sys, "argv", [name, *words.split()])
+        importlib.import_module(name).main()
+        result = json.loads(out.read_text())
+        assert json.loads(capsys.readouterr().out) == result
+        assert result["reference"]
+        return result
+
+    return call
+
+
+@pytest.mark.parametrize("preset", ["digits", "digits-ipc1"])
+def test_the_plain_step_ends_with_the_same_images(run, preset):
+    result = run("engine", f"{preset} {QUICK}")
+    assert result["ratio_plain_over_ours"] > 0
+    assert result["flops_per_step"] > 0
+    assert result["share_of_floor"] > 0
+    changed = result["mean_image_change"]
+    assert changed > 0
+    assert result["mean_image_difference_to_plain"] < 1e-3 * changed
+
+
+def test_networks_side_by_side(run):
+    result = run(
+        "ensemble", "--shape 1 8 8 --ipc 1 --width 4 --networks 2 --recipe paper-300"
+    )
+    assert result["ratio_loop_over_vmap"] > 0
+    assert result["largest_weight_difference"] < 1e-5
+
+
+def test_augmentation(run):
+    result = run("augment", "--images 5 --shape 1 8 8")
+    differences = [row["largest_difference"] for row in result["operations"].values()]
+    assert len(differences) == 6
+    assert max(differences) < 1e-5
+    assert result["ratio_list_over_batched"] > 0
+
+
+def test_loading(run):
+    result = run("loader", "--images 50 --shape 1 8 8 --batch 20")
+    assert result["ratio_loader_over_batch"] > 0
+    assert result["ratio_loader_over_sample"] > 0
