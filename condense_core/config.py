@@ -52,6 +52,8 @@ class FormatConfig:
     """Rows of Table 7."""
     truncation: float = 0.5
     """Bound of ``truncated`` codes, in standard deviations."""
+    generator: Literal["learned", "fixed"] = "learned"
+    """``fixed`` leaves it as pre-trained, so that codes alone are learnt (sec. 4.5)."""
     latent_dim: int = 64
     """C of the paper's Z in R^(K x C)."""
     embedding: Literal["class_mean", "online", "one_hot"] = "class_mean"
@@ -82,6 +84,11 @@ class FormatConfig:
         if self.blocks is not None and not 1 <= self.blocks <= 7:
             raise ConfigError(
                 f"format.blocks is {self.blocks}: choose 1 to 7, seven give 128 px"
+            )
+        if self.generator == "fixed" and self.codes != "learned":
+            raise ConfigError(
+                f"format.generator=fixed and format.codes={self.codes} leave nothing "
+                "to learn: set one of them to learned"
             )
 
 

@@ -349,9 +349,10 @@ class LoopState:
         for name, parameter in self.synthesiser.named_parameters():
             (codes if name.startswith("codebook.") else rest).append(parameter)
         in_pixels = isinstance(self.synthesiser, PixelSynthesiser)
-        groups: list[dict[str, Any]] = [
-            {"params": rest, "lr": rates.pixel_lr if in_pixels else rates.generator_lr}
-        ]
+        groups: list[dict[str, Any]] = []
+        if in_pixels or self.config.format.generator == "learned":
+            rate = rates.pixel_lr if in_pixels else rates.generator_lr
+            groups.append({"params": rest, "lr": rate})
         if codes:
             groups.append({"params": codes, "lr": rates.codebook_lr})
         if rates.name == "sgd":

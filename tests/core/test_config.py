@@ -268,3 +268,8 @@ def test_total_is_the_product_of_the_three_loops():
 def test_images_per_class_below_one_names_the_field_when_built_directly():
     with pytest.raises(ConfigError, match=r"format\.images_per_class is 0"):
         FormatConfig(images_per_class=0)
+
+
+def test_a_format_that_learns_nothing_is_refused():
+    with pytest.raises(ConfigError, match="leave nothing to learn"):
+        FormatConfig(generator="fixed", codes="uniform")
