@@ -23,7 +23,8 @@ from paper_lib.grid import (
     cells_in_order,
     settings_of,
 )
-from paper_lib.results import evaluate_seconds
+from paper_lib.report import Results, report
+from paper_lib.results import evaluate_seconds, save
 
 from condense_core import diversity, experiment
 from condense_core.cli import main as condense
@@ -275,3 +276,70 @@ def test_the_list_shows_cells_and_commands(results, monkeypatch, capsys):
 def test_bad_arguments_are_refused(tmp_path, monkeypatch, arguments, message):
     with pytest.raises(SystemExit, match=message):
         run(monkeypatch, tmp_path, *arguments)
+
+
+def measured(folder, row, accuracy, *, scale="cpu", std=0.5, diversity=None, **column):
+    """A file as if a cell had been run."""
+    cell = Cell(Column("cifar10", **{"ipc": 10} | column), row, RECIPES[0])
+    setting = Setting(scale=scale, repeats=5)
+    path = Place(out=folder).file_of(cell, setting)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = {
+        "accuracy_mean": accuracy,
+        "accuracy_std": std,
+        "repeats": 5,
+        "width": 128,
+        "device": "cpu",
+        "dataset": "cifar10",
+        "max_steps": None,
+        "diversity": diversity,
+    }
+    save(path, cell, setting, commands=[f"condense x {row}"], report=found)
+
+
+def lines_with(text, *words):
+    lines = text.splitlines()
+    return [line for line in lines if all(word in line for word in words)]
+
+
+def test_the_report_has_ours_beside_the_papers(tmp_path):
+    measured(tmp_path, "ours", 51.23)
+    measured(tmp_path, "ours", 60.0, network="vgg11")
+    text = report(Results.read(tmp_path))
+    (line,) = lines_with(text, "CIFAR-10 | 10 | convnet | ours, best", "66.2 ± 0.5")
+    assert "| 51.2 ± 0.5 | not run yet | 5 | cpu, width 128, cpu |" in line
+    assert lines_with(text, "CIFAR-10 | 10 | vgg11 | ours", "| – | 60.0 ± 0.5 |")
+    (missing,) = lines_with(text, "CIFAR-10 | 10 | convnet | herding", "31.6")
+    assert missing.count("not run yet") == 2
+    assert lines_with(text, "| CIFAR-10 | 10 | convnet | MTT | 65.3 ± 0.7 | – | – |")
+    assert lines_with(text, "ImageNet-Sub", "learnable codebook", "| 26.6 | – | – |")
+    assert "its own paper says 71.6" in text
+    assert "condense x ours" in text
+
+
+def test_the_report_shows_the_larger_scale_of_two(tmp_path):
+    measured(tmp_path, "ours", 51.0)
+    measured(tmp_path, "ours", 63.0, scale="full")
+    assert "51.0" not in report(Results.read(tmp_path)).split("## Commands")[0]
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"), [(60.0, "no worse"), (49.6, "no worse"), (49.4, "**worse**")]
+)
+def test_the_report_says_where_the_method_is_worse_than_its_parts(
+    tmp_path, ours, verdict
+):
+    measured(tmp_path, "ours-paper", ours, std=0.1)
+    measured(tmp_path, "loss-inter", 50.0, std=0.5)
+    text = report(Results.read(tmp_path))
+    (line,) = lines_with(text, "all losses − l_feature, l_inter")
+    assert f"| {ours - 50:+.1f} | {verdict} |" in line
+    assert not lines_with(text, "generator − pixels")
+
+
+def test_the_report_of_real_files(results):
+    text = report(Results.read(results))
+    (found,) = lines_with(text, "digits", "| 1 | ours, best objective | – (")
+    assert found.count("(") == 6  # five measures and the name
+    with pytest.raises(SystemExit, match="no results"):
+        Results.read(results / "absent")
