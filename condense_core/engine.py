@@ -15,6 +15,7 @@ from condense_core.class_embedding import standardise
 from condense_core.config import CondenseConfig
 from condense_core.data import ClassSampler, PixelStatistics
 from condense_core.discriminator import FeatureDiscriminator
+from condense_core.errors import ConfigError
 from condense_core.image_space import ImageSpaceOptimiser
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.objective import (
@@ -29,6 +30,7 @@ from condense_core.pretrain import ImageDiscriminator, subset
 from condense_core.runlog import RunLog
 from condense_core.seeding import derive_seed, make_generator, seeded_initialisation
 from condense_core.synthesiser import PixelSynthesiser, Synthesiser
+from condense_core.trajectory import Expert, TrajectoryMatcher
 from condense_core.unrolled import StudentPool
 
 LOG_EVERY = 20  # generator updates between lines of metrics.jsonl
@@ -92,6 +94,10 @@ def condense_loop(
                 terms["unrolled"] = state.unrolled_term(
                     step, images_YKCHW, class_ids, sampler
                 )
+            if loss.trajectory:
+                terms["trajectory"] = state.trajectory_term(
+                    step, images_YKCHW, class_ids
+                )
             total = weighted_sum(terms, loss)
             logging = step % LOG_EVERY == 0 or step + 1 == loop.total
             norms = gradient_norms(terms, images_YKCHW, loss) if logging else {}
@@ -149,11 +155,15 @@ class LoopState:
         *,
         device: torch.device,
         network_start: Mapping[str, Tensor] | None = None,
+        experts: list[Expert] | None = None,
     ) -> None:
         """Build discriminator, students and optimisers around a synthesiser.
 
         ``network_start`` holds weights that every restart of phi begins with instead of
-        random ones.
+        random ones; ``experts`` are those of the trajectory term.
+
+        Raises:
+            ConfigError: The trajectory term has a weight, but there are no experts.
         """
         self.config = config
         self._network_start = network_start
@@ -169,6 +179,22 @@ class LoopState:
         if config.loss.unrolled:
             self.students = StudentPool(
                 config.unrolled,
+                image_shape=spec.image_shape,
+                num_classes=spec.num_classes,
+                augment=self.augment,
+                seed=config.seed,
+                device=device,
+            )
+        self.trajectories = None
+        if config.loss.trajectory:
+            if experts is None:
+                raise ConfigError(
+                    f"loss.trajectory is {config.loss.trajectory}, but no experts are "
+                    "trained here: set it to 0"
+                )
+            self.trajectories = TrajectoryMatcher(
+                config.trajectory,
+                experts,
                 image_shape=spec.image_shape,
                 num_classes=spec.num_classes,
                 augment=self.augment,
@@ -277,6 +303,14 @@ class LoopState:
             self.statistics.normalise(real),
             class_ids_Y.repeat_interleave(per_class),
         )
+
+    def trajectory_term(
+        self, step: int, images_YKCHW: Tensor, class_ids_Y: Tensor
+    ) -> Tensor:
+        """Distance of a student of these synthetic images to an expert."""
+        assert self.trajectories is not None
+        labels = class_ids_Y.repeat_interleave(images_YKCHW.shape[1])
+        return self.trajectories.loss(step, images_YKCHW.flatten(0, 1), labels)
 
     def train_network(self, sampler: ClassSampler, outer: int, k: int) -> None:
         """One step of L_cls on real images, augmented image by image."""

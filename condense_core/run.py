@@ -40,6 +40,7 @@ from condense_core.runlog import RunLog
 from condense_core.seeding import derive_seed, seeded_initialisation
 from condense_core.synthesiser import Synthesiser, SynthesiserSpec, build_synthesiser
 from condense_core.training import Recipe, train_network
+from condense_core.trajectory import train_experts
 
 TEACHER_AUGMENT = "color_crop_cutout_flip_scale_rotate"
 
@@ -144,7 +145,13 @@ def _condense(
         run, sampler, data, statistics, teacher, config, progress
     )
 
-    state = LoopState(config, synthesiser, statistics, device=place)
+    state = LoopState(
+        config,
+        synthesiser,
+        statistics,
+        device=place,
+        experts=train_experts(run, sampler, statistics, config, progress=progress),
+    )
     saved = run.load("loop", place)
     if saved is not None:
         state.load_state_dict(saved)

@@ -16,6 +16,7 @@ OBJECTIVE = (
     "loss.inter=1",
     "loss.gradient=0",
     "loss.unrolled=0",
+    "loss.trajectory=0",
 )
 CPU_LOOP = (
     "loop.restarts=25",
