@@ -58,6 +58,16 @@ class Place:
     npz: dict[str, Path] = field(default_factory=dict)
     generated: Path | None = None
 
+    def anonymous(self) -> "Place":
+        """The same with names for folders: commands that are anybody's."""
+        return Place(
+            out=Path("runs/paper"),
+            device=self.device,
+            data_root=None if self.data_root is None else Path("DATA"),
+            npz={name: Path("DATA") / name for name in self.npz},
+            generated=None if self.generated is None else Path("GENERATED"),
+        )
+
     def file_of(self, cell: Cell, setting: Setting) -> Path:
         """JSON file of a cell."""
         return self.out / setting.scale / f"{cell.name}.json"

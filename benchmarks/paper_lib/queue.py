@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from condense_core.runlog import atomic_write_text
@@ -98,7 +97,7 @@ def _evaluate(cell: Cell, setting: Setting, place: Place, deadline: Deadline) ->
     if not part.exists():
         return
     report = json.loads(part.read_text())
-    anywhere = replace(place, out=Path("runs/paper"))
+    anywhere = place.anonymous()
     commands = (
         condense_command(cell, setting, anywhere),
         evaluate_command(cell, setting, anywhere),

@@ -13,6 +13,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import paper_tables
 from paper_lib import queue
 from paper_lib.commands import Place, Setting, condense_command, evaluate_command
+from paper_lib.figure import plot, read_panels
 from paper_lib.grid import (
     GENERATED,
     RECIPES,
@@ -111,6 +112,16 @@ def test_sources_other_than_the_name_are_in_the_commands(tmp_path):
     evaluation = evaluate_command(cell, CPU, place)
     assert evaluation[evaluation.index("--dataset") + 1] == "npz"
     assert "--flip" in evaluation
+
+
+def test_commands_that_are_kept_name_no_folder_of_ones_own():
+    home = Path("/home/me")
+    place = Place(
+        out=home, data_root=home, npz={"cifar100": home}, generated=home
+    ).anonymous()
+    for cell in cells_in_order():
+        for command in (condense_command, evaluate_command):
+            assert "/home" not in str(command(cell, CPU, place))
 
 
 def result_of(row, *, ipc, seconds, network="convnet"):
@@ -343,3 +354,17 @@ def test_the_report_of_real_files(results):
     assert found.count("(") == 6  # five measures and the name
     with pytest.raises(SystemExit, match="no results"):
         Results.read(results / "absent")
+
+
+def test_figure_4_is_drawn_from_the_runs(tmp_path):
+    features = {"real": [[0.0, 1.0, 0], [1.0, 0.0, 1]], "synthetic": [[0.5, 0.5, 1]]}
+    for row in TABLES["figure4"].rows[1:]:
+        run = tmp_path / "cpu" / "runs" / f"digits_ipc10_{row}"
+        run.mkdir(parents=True)
+        (run / "features.json").write_text(json.dumps(features))
+    panels = read_panels(tmp_path)
+    (found,) = panels.values()
+    assert [label[:3] for label, _ in found] == ["(b)", "(c)", "(d)"]
+    plot(panels, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+    assert read_panels(tmp_path / "absent") == {}
