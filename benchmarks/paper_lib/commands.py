@@ -107,12 +107,10 @@ def evaluate_command(cell: Cell, setting: Setting, place: Place) -> list[str]:
     if cell.row == GENERATED:
         what = str(place.generated)
     source, root = place.source_of(cell.column.dataset)
-    full = cell.row == "full"
-    repeats = min(setting.repeats, FULL_REPEATS) if full else setting.repeats
     command = [
         *("evaluate", what, "--dataset", source, *root, "--device", place.device),
         *("--recipe", cell.recipe, "--network", cell.column.network),
-        *("--repeats", str(repeats), "--seed", str(setting.seed)),
+        *("--repeats", str(repeats_of(cell, setting)), "--seed", str(setting.seed)),
         "--flip" if flips(cell.column.dataset) else "--no-flip",
     ]
     if cell.column.network == "convnet":
@@ -121,11 +119,18 @@ def evaluate_command(cell: Cell, setting: Setting, place: Place) -> list[str]:
         first = cell.column.network == "convnet" and cell.recipe == RECIPES[0]
         return [*command, "--diversity"] if first else command
     command += ["--ipc", str(cell.column.ipc)]
-    if setting.scale == "cpu" and full:
+    if setting.scale == "cpu" and cell.row == "full":
         command += CPU_FULL
     elif setting.scale == "cpu" and row.reference != "random":
         command += CPU_SELECTION
     return command
+
+
+def repeats_of(cell: Cell, setting: Setting) -> int:
+    """Networks of a cell."""
+    if cell.row == "full":
+        return min(setting.repeats, FULL_REPEATS)
+    return setting.repeats
 
 
 def shown(command: list[str]) -> str:

@@ -88,7 +88,7 @@ def _evaluate(cell: Cell, setting: Setting, place: Place, deadline: Deadline) ->
     """Evaluate a cell and write its file, if the time is likely to suffice."""
     path = place.file_of(cell, setting)
     needed = evaluate_seconds(cell, setting, read_results(path.parent))
-    if needed is not None and needed > deadline.left:
+    if needed > deadline.left:
         print(f"{cell.name}: needs about {needed:.0f} s, not now", flush=True)
         return
     part = path.with_suffix(".part")

@@ -10,10 +10,20 @@ from typing import Any
 
 from condense_core.runlog import atomic_write_text
 from condense_core.training import RECIPES, planned_steps
-from paper_lib.commands import Setting
+from paper_lib.commands import CPU_FULL, Setting, repeats_of
 from paper_lib.grid import Cell
 
 CLASSES = {"cifar100": 100}  # 10 elsewhere
+SIZES = {  # training images
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "digits": 1_437,
+    "fashionmnist": 60_000,
+    "mnist": 60_000,
+    "svhn": 73_257,
+}
+# A guess until the first cell is done: of a training step, for each of its images.
+SECONDS_AN_IMAGE = {"cpu": 1e-2, "full": 5e-5}
 Result = dict[str, Any]
 
 
@@ -43,25 +53,32 @@ def read_results(folder: Path) -> list[Result]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
-def evaluate_seconds(
-    cell: Cell, setting: Setting, done: Iterable[Result]
-) -> float | None:
-    """Time to evaluate a cell, by the images it trains on; None if not known."""
+def evaluate_seconds(cell: Cell, setting: Setting, done: Iterable[Result]) -> float:
+    """Time to evaluate a cell, by the images that its networks are trained on.
+
+    Args:
+        cell: The cell.
+        setting: Of the cell.
+        done: Finished cells, whose rates are those of this machine.
+    """
     rates = [
         (_distance(cell, result), result["seconds_evaluating"] / _work(result))
         for result in done
         if result["cell"]["column"]["network"] == cell.column.network
     ]
-    if not rates:
-        return None
-    # What is not known before (the whole data set) is taken from its own kind alone.
+    guess = SECONDS_AN_IMAGE[setting.scale] * setting.width / Setting.width
+    rate = min(rates)[1] if rates else guess
+    return rate * _planned_work(cell, setting)
+
+
+def _planned_work(cell: Cell, setting: Setting) -> int:
+    dataset, recipe = cell.column.dataset, RECIPES[cell.recipe]
+    images, cap = cell.column.ipc * CLASSES.get(dataset, 10), None
     if cell.row == "full":
-        own = [r["seconds_evaluating"] for r in done if r["cell"]["row"] == "full"]
-        return max(own, default=None)
-    images = cell.column.ipc * CLASSES.get(cell.column.dataset, 10)
-    recipe = RECIPES[cell.recipe]
-    steps = planned_steps(images, recipe)
-    return min(rates)[1] * setting.repeats * steps * min(images, recipe.batch_size)
+        images = SIZES[dataset]
+        cap = int(CPU_FULL[1]) if setting.scale == "cpu" else None
+    steps = planned_steps(images, recipe, cap)
+    return repeats_of(cell, setting) * steps * min(images, recipe.batch_size)
 
 
 def _work(result: Result) -> float:
