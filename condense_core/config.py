@@ -352,6 +352,9 @@ class TrajectoryConfig:
     memory that does not grow with their number (TESLA)."""
     width: int | None = 32
     """Channels of experts and students, which are ConvNets."""
+    depth: int | None = None
+    """Their blocks, as ``network.depth``. Norms over maps of 2 x 2 pixels make the loss
+    too rough to descend: 2 for images of 8 pixels."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

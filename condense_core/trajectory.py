@@ -243,6 +243,7 @@ def _network(
         image_shape=image_shape,
         num_classes=num_classes,
         width=config.width,
+        depth=config.depth,
         seed=derive_seed(seed, "expert", index),
     )
 

@@ -217,7 +217,8 @@ def test_the_images_an_expert_was_trained_on_bring_the_student_to_it(tiny_data):
         seed=0,
         device=torch.device("cpu"),
     )
-    assert float(built.loss(0, statistics.normalise(images), labels)) < 1e-8
+    loss = built.loss(0, statistics.normalise(images), labels)
+    assert float(loss.detach()) < 1e-8
 
 
 def test_experts_learn_and_keep_their_way(tiny_data):
@@ -295,3 +296,47 @@ def test_the_term_needs_experts(tiny_data, wanting):
 def test_a_target_beyond_the_last_snapshot_is_refused():
     with pytest.raises(ConfigError, match=r"raise trajectory.snapshots to 5"):
         TrajectoryConfig(snapshots=4, latest_start=3, gap=2)
+
+
+@pytest.mark.parametrize("through_steps", [True, False])
+def test_images_that_follow_the_gradient_bring_students_nearer(
+    tiny_data, through_steps
+):
+    config = options(
+        snapshots=4,
+        snapshot_steps=10,
+        expert_batch=16,
+        expert_rate=0.1,
+        latest_start=2,
+        depth=1,
+        through_steps=through_steps,
+    )
+    sampler, statistics = ClassSampler(tiny_data, "cpu"), tiny_data.statistics()
+    plain = SiameseAugment.from_text("none")
+    experts = [
+        train_expert(i, sampler, config, statistics=statistics, augment=plain, seed=0)
+        for i in range(2)
+    ]
+    built = TrajectoryMatcher(
+        config,
+        experts,
+        image_shape=tiny_data.image_shape,
+        num_classes=3,
+        augment=plain,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    images = torch.randn(3, 1, 8, 8, generator=make_generator(0, "start"))
+    images.requires_grad_()
+    optimiser = torch.optim.Adam([images], lr=0.05)
+
+    def unseen():
+        losses = [built.loss(s, images, torch.arange(3)) for s in range(1000, 1012)]
+        return float(torch.stack(losses).mean().detach())
+
+    first = unseen()
+    for step in range(60):
+        optimiser.zero_grad()
+        built.loss(step, images, torch.arange(3)).backward()
+        optimiser.step()
+    assert unseen() < 0.9 * first
