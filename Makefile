@@ -24,7 +24,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test zoo check format clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) \
@@ -35,6 +35,11 @@ demo: $(READY) ## condense the digits data set on this machine: see runs/demo/re
 
 test: $(READY) ## run the tests (TEST_ARGS="-m slow" for the slow ones)
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+zoo: $(READY) ## take a finished run into zoo/ (RUN=runs/digits-ipc1 NAME=digits-ipc1)
+	@test -n "$(RUN)" -a -n "$(NAME)" || { \
+	  echo "say which: make zoo RUN=runs/digits-ipc1 NAME=digits-ipc1" >&2; exit 2; }
+	$(BIN)/python zoo/add.py "$(RUN)" "$(NAME)"
 
 check: $(READY) ## lint, formatting and types, without changing a file
 	$(BIN)/ruff check .

@@ -88,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--max-steps", type=int, help="cap on optimiser steps")
+    evaluate.add_argument(
+        "--selection-width", type=int, help="channels of the network that selects"
+    )
+    evaluate.add_argument(
+        "--selection-steps", type=int, help="cap on the steps of that network"
+    )
     evaluate.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"))
     evaluate.add_argument("--channels", type=int, choices=(1, 3))
     evaluate.add_argument(
@@ -97,6 +103,14 @@ def _parser() -> argparse.ArgumentParser:
         "--flip",
         action=argparse.BooleanOptionalAction,
         help="mirror images when augmenting (default: by data set)",
+    )
+    evaluate.add_argument(
+        "--diversity",
+        nargs="?",
+        const="trained",
+        choices=("trained", "random"),
+        help="measure diversity too, of a file or folder, in the features of a network "
+        "trained on the real data (default) or random",
     )
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument(
@@ -339,6 +353,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"unknown WHAT {what!r}: name a file, a folder or one of "
             f"{', '.join(REFERENCES)}"
         )
+    if arguments.diversity is not None and not stored:
+        raise ConfigError(
+            f"--diversity measures a file or folder, not {what!r}: leave it out"
+        )
     like = {}
     if what.endswith(".safetensors") and Path(what).exists():
         like = load_stored_set(Path(what), ()).config
@@ -357,6 +375,24 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print(note, file=sys.stderr)
     flip = flips(arguments.dataset) if arguments.flip is None else arguments.flip
     reports = []
+    measured = {}
+    if arguments.diversity is not None:
+        from condense_core.diversity import measure_diversity, summary
+
+        training_set = load_stored_set(Path(what), test.classes)
+        measured["diversity"] = measure_diversity(
+            *training_set.tensors(),
+            train,
+            statistics=training_set.statistics or train.statistics(),
+            extractor=arguments.diversity,
+            flip=flip,
+            seed=arguments.seed,
+            device=device,
+        )
+        print(
+            summary(measured["diversity"]),
+            file=sys.stderr if arguments.json == "-" else sys.stdout,
+        )
     for network in arguments.network.split(","):
         settings: dict[str, Any] = {
             "recipe": recipe,
@@ -389,9 +425,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
                 images_per_class=arguments.ipc,
                 statistics=train.statistics(),
                 full_max_steps=arguments.max_steps,
+                selection_width=arguments.selection_width,
+                selection_steps=arguments.selection_steps,
                 **settings,
             )
-        reports.append(report.to_dict())
+        reports.append(report.to_dict() | measured)
         print(
             f"{what} on {test.name}: {report.accuracy_mean:.2f} ± "
             f"{report.accuracy_std:.2f} % ({report.repeats} x {network} of width "

@@ -60,6 +60,8 @@ class FormatConfig:
     """Rows of Table 7."""
     truncation: float = 0.5
     """Bound of ``truncated`` codes, in standard deviations."""
+    generator: Literal["learned", "fixed"] = "learned"
+    """``fixed`` leaves it as pre-trained, so that codes alone are learnt (sec. 4.5)."""
     latent_dim: int = 64
     """C of the paper's Z in R^(K x C)."""
     embedding: Literal["class_mean", "online", "one_hot"] = "class_mean"
@@ -90,6 +92,11 @@ class FormatConfig:
         if self.blocks is not None and not 1 <= self.blocks <= 7:
             raise ConfigError(
                 f"format.blocks is {self.blocks}: choose 1 to 7, seven give 128 px"
+            )
+        if self.generator == "fixed" and self.codes != "learned":
+            raise ConfigError(
+                f"format.generator=fixed and format.codes={self.codes} leave nothing "
+                "to learn: set one of them to learned"
             )
 
 
@@ -185,6 +192,9 @@ class LossConfig:
     unrolled: float = 0.0
     """Loss on real images of a student trained on the synthetic ones; not in the
     paper."""
+    trajectory: float = 0.0
+    """Distance of a student of the synthetic images to where a network trained on real
+    ones went from the same weights; not in the paper."""
     adversarial_space: Literal["feature", "pixel"] = "feature"
     """``pixel`` judges images: l_real of Table 8."""
     saturating: bool = False
@@ -230,6 +240,7 @@ LOSS_TERMS = (
     "inter",
     "gradient",
     "unrolled",
+    "trajectory",
 )
 
 
@@ -344,6 +355,53 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrajectoryConfig:
+    """Experts and students of trajectory matching."""
+
+    experts: int = 20
+    """Networks trained on the real images, once, before the loop."""
+    snapshots: int = 20
+    """Times the weights of an expert are kept, besides the initial ones."""
+    snapshot_steps: int = 100
+    """Steps of an expert between two of them."""
+    expert_batch: int = 256
+    """Real images of such a step."""
+    expert_rate: float = 1e-2
+    """Of plain SGD, as in MTT."""
+    latest_start: int = 10
+    """Last snapshot that a student starts from."""
+    gap: int = 1
+    """Snapshots from there to its target."""
+    student_steps: int = 10
+    """Steps of a student on the synthetic images."""
+    student_rate: float = 2e-2
+    """Of plain SGD; MTT learns it."""
+    through_steps: bool = True
+    """Differentiate through all steps at once (MTT), or each at given weights, in
+    memory that does not grow with their number (TESLA)."""
+    width: int | None = 32
+    """Channels of experts and students, which are ConvNets."""
+    depth: int | None = None
+    """Their blocks, as ``network.depth``. Norms over maps of 2 x 2 pixels make the loss
+    too rough to descend: 2 for images of 8 pixels."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for spec in dataclasses.fields(self):
+            if spec.name.endswith("rate"):
+                positive(f"trajectory.{spec.name}", getattr(self, spec.name))
+            elif spec.name != "through_steps":
+                least = 0 if spec.name == "latest_start" else 1
+                at_least(f"trajectory.{spec.name}", getattr(self, spec.name), least)
+        if self.latest_start + self.gap > self.snapshots:
+            raise ConfigError(
+                f"trajectory.latest_start is {self.latest_start} and gap {self.gap}, "
+                f"but there are {self.snapshots} snapshots: raise trajectory.snapshots "
+                f"to {self.latest_start + self.gap}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig:
     """The evaluation that ends a run."""
 
@@ -402,6 +460,7 @@ class CondenseConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     unrolled: UnrolledConfig = field(default_factory=UnrolledConfig)
+    trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 

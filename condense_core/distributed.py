@@ -151,8 +151,13 @@ def check_ranks(config: CondenseConfig, num_classes: int, ranks: Ranks) -> None:
     """Refuse more processes than a step has classes or phi real images.
 
     Raises:
-        ConfigError: Says how many there may be.
+        ConfigError: Says how many there may be; or a term cannot be shared at all.
     """
+    if ranks.world > 1 and config.loss.trajectory:
+        raise ConfigError(
+            f"loss.trajectory is {config.loss.trajectory}, but its students need all "
+            "classes in one process: set it to 0, or run without torchrun"
+        )
     for limit, what in (
         (min(config.loop.classes_per_step or num_classes, num_classes), "classes"),
         (config.loop.network_batch, "images of phi (loop.network_batch)"),

@@ -17,6 +17,7 @@ from condense_core.config import CondenseConfig
 from condense_core.data import ClassSampler, PixelStatistics
 from condense_core.discriminator import FeatureDiscriminator
 from condense_core.distributed import ALONE, Ranks
+from condense_core.errors import ConfigError
 from condense_core.image_space import ImageSpaceOptimiser
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.objective import (
@@ -35,6 +36,7 @@ from condense_core.synthesiser import (
     PixelSynthesiser,
     Synthesiser,
 )
+from condense_core.trajectory import Expert, TrajectoryMatcher
 from condense_core.unrolled import StudentPool
 
 LOG_EVERY = 20  # generator updates between lines of metrics.jsonl
@@ -99,6 +101,10 @@ def condense_loop(
                 terms["unrolled"] = state.unrolled_term(
                     step, images_YKCHW, association, sampler
                 )
+            if loss.trajectory:
+                terms["trajectory"] = state.trajectory_term(
+                    step, images_YKCHW, class_ids
+                )
             total = weighted_sum(terms, loss)
             logging = step % LOG_EVERY == 0 or step + 1 == loop.total
             norms = {}
@@ -160,13 +166,18 @@ class LoopState:
         *,
         device: torch.device,
         network_start: Mapping[str, Tensor] | None = None,
+        experts: list[Expert] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         """Build discriminator, students and optimisers around a synthesiser.
 
         ``network_start`` holds weights that every restart of phi begins with instead of
-        random ones. ``ranks`` are the processes that share the classes of every step;
-        what changes is the same in all of them.
+        random ones; ``experts`` are those of the trajectory term. ``ranks`` are the
+        processes that share the classes of every step; what changes is the same in all
+        of them.
+
+        Raises:
+            ConfigError: The trajectory term has a weight, but there are no experts.
         """
         self.config = config
         self.ranks = ranks
@@ -191,6 +202,22 @@ class LoopState:
                 seed=config.seed,
                 device=device,
                 ranks=ranks,
+            )
+        self.trajectories = None
+        if config.loss.trajectory:
+            if experts is None:
+                raise ConfigError(
+                    f"loss.trajectory is {config.loss.trajectory}, but no experts are "
+                    "trained here: set it to 0"
+                )
+            self.trajectories = TrajectoryMatcher(
+                config.trajectory,
+                experts,
+                image_shape=spec.image_shape,
+                num_classes=spec.num_classes,
+                augment=self.augment,
+                seed=config.seed,
+                device=device,
             )
         synthesiser.train()
         self.optimiser = self._build_optimiser()
@@ -309,6 +336,14 @@ class LoopState:
             part=part.times(codes),
         )
 
+    def trajectory_term(
+        self, step: int, images_YKCHW: Tensor, class_ids_Y: Tensor
+    ) -> Tensor:
+        """Distance of a student of these synthetic images to an expert."""
+        assert self.trajectories is not None
+        labels = class_ids_Y.repeat_interleave(images_YKCHW.shape[1])
+        return self.trajectories.loss(step, images_YKCHW.flatten(0, 1), labels)
+
     def train_network(self, sampler: ClassSampler, outer: int, k: int) -> None:
         """One step of L_cls on real images, augmented image by image."""
         draw = make_generator(self.config.seed, "phi-batch", outer, k)
@@ -383,9 +418,10 @@ class LoopState:
         for name, parameter in self.synthesiser.named_parameters():
             (codes if name.startswith("codebook.") else rest).append(parameter)
         in_pixels = isinstance(self.synthesiser, PixelSynthesiser)
-        groups: list[dict[str, Any]] = [
-            {"params": rest, "lr": rates.pixel_lr if in_pixels else rates.generator_lr}
-        ]
+        groups: list[dict[str, Any]] = []
+        if in_pixels or self.config.format.generator == "learned":
+            rate = rates.pixel_lr if in_pixels else rates.generator_lr
+            groups.append({"params": rest, "lr": rate})
         if codes:
             groups.append({"params": codes, "lr": rates.codebook_lr})
         if rates.name == "sgd":

@@ -35,7 +35,7 @@ from condense_core.pretrain import ImageDiscriminator
 
 Terms = dict[str, Tensor]
 
-PHI_TERMS = tuple(name for name in LOSS_TERMS if name != "unrolled")
+PHI_TERMS = tuple(n for n in LOSS_TERMS if n not in ("unrolled", "trajectory"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 ``NAME-ipcK`` is the full setting, for a GPU; ``NAME-ipcK-cpu`` is narrower and shorter
 and ends within minutes on two cores. ``NAME-ipcK-paper`` keeps to what the paper says:
 its five losses, its optimisers, Algorithm 1 to the letter and adversarial
-pre-training. ``digits`` is the demo, ``replay`` what a replay memory condenses with and
-a federated client sends.
+pre-training; ``NAME-ipcK-itgan`` learns codes alone. ``digits`` is the demo, ``replay``
+what a replay memory condenses with and a federated client sends.
 """
 
 from collections.abc import Callable, Iterator
@@ -147,6 +147,19 @@ def _paper(name: str, images_per_class: int) -> Settings:
     }
 
 
+def _itgan(name: str, images_per_class: int) -> Settings:
+    """As `_paper`, codes alone: the comparison with IT-GAN in sec. 4.5.
+
+    The paper fixes the generator and leaves out its losses on relations.
+    """
+    paper = _paper(name, images_per_class)
+    return {
+        **paper,
+        "format": {**paper["format"], "generator": "fixed"},
+        "loss": {**paper["loss"], "intra": 0.0, "inter": 0.0},
+    }
+
+
 def _cpu(name: str, images_per_class: int) -> Settings:
     """Narrow networks and about a thousand updates.
 
@@ -273,6 +286,7 @@ def _presets() -> Iterator[tuple[str, Callable[[], Settings]]]:
             yield preset, partial(_full, name, images_per_class)
             yield f"{preset}-cpu", partial(_cpu, name, images_per_class)
             yield f"{preset}-paper", partial(_paper, name, images_per_class)
+            yield f"{preset}-itgan", partial(_itgan, name, images_per_class)
 
 
 PRESETS: dict[str, Callable[[], Settings]] = dict(_presets())

@@ -50,6 +50,7 @@ from condense_core.teacher import (
     needs_teacher,
     train_teacher,
 )
+from condense_core.trajectory import train_experts
 
 
 def condense(
@@ -175,7 +176,14 @@ def _condense(
         run, sampler, placed, statistics, teacher, config, progress, ranks
     )
 
-    state = LoopState(config, synthesiser, statistics, device=place, ranks=ranks)
+    state = LoopState(
+        config,
+        synthesiser,
+        statistics,
+        device=place,
+        experts=train_experts(run, sampler, statistics, config, progress=progress),
+        ranks=ranks,
+    )
     saved = ranks.from_first(lambda: run.load("loop", place), place)
     if saved is not None:
         state.load_state_dict(saved)

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from condense_core._readers.imagefolder import read_class_folders
 from condense_core._readers.request import Request
 from condense_core.artefact import CondensedDataset
-from condense_core.data import ImageData, PixelStatistics, as_image_data
+from condense_core.data import ImageData, PixelStatistics, as_image_data, to_unit
 from condense_core.errors import DataError
 from condense_core.export import safe_file_name
 
@@ -26,6 +27,12 @@ class StoredSet:
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         return self.data.image_shape
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W) in [0, 1] and labels (N,)."""
+        if isinstance(self.data, CondensedDataset):
+            return self.data.images()
+        return to_unit(self.data.images), self.data.labels
 
 
 def is_stored_set(what: str) -> bool:

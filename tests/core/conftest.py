@@ -59,6 +59,15 @@ def tiny_config() -> CondenseConfig:
                 "real_batch": 6,
                 "width": 4,
             },
+            "trajectory": {
+                "experts": 2,
+                "snapshots": 2,
+                "snapshot_steps": 1,
+                "expert_batch": 6,
+                "latest_start": 1,
+                "student_steps": 2,
+                "width": 4,
+            },
             "evaluate": {
                 "recipe": "tiny",
                 "width": 4,

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from condense_core import experiment
+from condense_core import diversity, experiment, references
 from condense_core.artefact import CondensedDataset
 from condense_core.cli import main
 from condense_core.config import CondenseConfig
@@ -458,6 +458,41 @@ def test_an_artefact_and_its_exports_are_equals(done, options, artefact):
     assert found[0]["seed"] == 9
     assert found[0]["bytes"] == os.path.getsize(artefact)
     assert found[1]["bytes"] == 6 * 64
+
+
+@pytest.mark.parametrize("extractor", [None, "random"])
+def test_diversity_is_in_the_report(done, options, artefact, monkeypatch, extractor):
+    monkeypatch.setattr(diversity, "EXTRACTOR_STEPS", 2)
+    wanted = ["--diversity"] if extractor is None else ["--diversity", extractor]
+    line = ["evaluate", artefact, *options, *wanted, "--json", "report.json"]
+    out, _ = done(*line)
+    with open("report.json", encoding="utf-8") as file:
+        report = json.load(file)["diversity"]
+    assert report["extractor"]["weights"] == (extractor or "trained")
+    assert f"coverage {report['coverage']:.3g} (" in out
+    done("export", artefact, "--format", "npz", "--out", "set.npz")
+    line[1] = "set.npz"
+    done(*line)
+    with open("report.json", encoding="utf-8") as file:
+        assert json.load(file)["diversity"] == report
+
+
+def test_diversity_of_a_reference_is_refused(refused, options):
+    assert "not 'random'" in refused("evaluate", "random", *options, "--diversity")
+
+
+def test_the_network_that_selects_can_be_cut_short(done, options, monkeypatch):
+    seen = []
+    found = references.select
+
+    def select(*arguments, **settings):
+        seen.append((settings["network_width"], settings["max_steps"]))
+        return found(*arguments, **settings)
+
+    monkeypatch.setattr(references, "select", select)
+    line = ["--selection-width", 4, "--selection-steps", 2]
+    done("evaluate", "herding", *options, *line)
+    assert seen == [(4, 2)]
 
 
 def test_several_networks_give_several_reports(done, options):

@@ -298,3 +298,8 @@ def test_a_class_file_that_is_no_use_is_named(tmp_path, content, part):
 def test_an_empty_class_list_is_refused():
     with pytest.raises(ConfigError, match="classes is empty"):
         CondenseConfig().with_overrides(["data.classes=[]"])
+
+
+def test_a_format_that_learns_nothing_is_refused():
+    with pytest.raises(ConfigError, match="leave nothing to learn"):
+        FormatConfig(generator="fixed", codes="uniform")

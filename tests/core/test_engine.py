@@ -151,6 +151,22 @@ def test_codes_that_are_not_learned_stay(tiny_config, make_state, loop, codes):
     assert torch.equal(state.synthesiser.codebook.codes, before)
 
 
+def test_a_fixed_generator_stays_while_codes_learn(tiny_config, make_state, loop):
+    state = make_state(tiny_config.with_overrides(["format.generator=fixed"]))
+    codes, weights = flat(state.synthesiser.codebook), flat(state.synthesiser.generator)
+    loop(state)
+    assert torch.equal(flat(state.synthesiser.generator), weights)
+    assert not torch.equal(flat(state.synthesiser.codebook), codes)
+
+
+def test_pixels_take_no_notice_of_a_fixed_generator(tiny_config, make_state, loop):
+    overrides = ["format.kind=pixels", "format.generator=fixed"]
+    state = make_state(tiny_config.with_overrides(overrides))
+    pixels = flat(state.synthesiser)
+    loop(state)
+    assert not torch.equal(flat(state.synthesiser), pixels)
+
+
 def test_an_online_embedding_follows_phi(tiny_config, make_state, loop):
     state = make_state(tiny_config.with_overrides(["format.embedding=online"]))
     before = state.synthesiser.class_embedding.clone()

@@ -180,6 +180,11 @@ def only(term: str) -> list[str]:
 VARIANTS = {
     "all terms": [f"loss.{name}=0.5" for name in LOSS_TERMS],
     **{f"only {term}": only(term) for term in LOSS_TERMS},
+    "trajectory step by step": [
+        *only("trajectory"),
+        "trajectory.through_steps=false",
+    ],
+    "fixed generator": ["format.generator=fixed"],
     "adam": ["optimiser.name=adam"],
     "sgd": ["optimiser.name=sgd", "optimiser.decay=none"],
     "pixels": ["format.kind=pixels"],

@@ -1,0 +1,1 @@
+"""Parts of `frontier.py` and `frontier_report.py`; not installed."""

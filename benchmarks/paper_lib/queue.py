@@ -1,0 +1,170 @@
+"""Running cells, those worth most first, until the time is over."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from condense_core.runlog import atomic_write_text
+from paper_lib.commands import (
+    Place,
+    Setting,
+    condense_command,
+    evaluate_command,
+    shown,
+)
+from paper_lib.grid import Cell
+from paper_lib.results import evaluate_seconds, is_done, read_results, save
+
+STOPPING = 10.0  # seconds kept for a command to write its last checkpoint
+WORTH_STARTING = 20.0  # seconds: loading PyTorch and the data takes some
+
+
+class CommandError(Exception):
+    """A command ended with an error; the text is its last line."""
+
+
+class Deadline:
+    """Seconds that are left."""
+
+    def __init__(self, budget: float) -> None:
+        self._end = time.monotonic() + budget
+
+    @property
+    def left(self) -> float:
+        """Seconds, less those kept for stopping."""
+        return self._end - time.monotonic() - STOPPING
+
+
+def run_cells(
+    cells: Iterable[Cell], setting: Setting, place: Place, *, budget: float
+) -> list[str]:
+    """Measure the cells that are missing, in order, within the time.
+
+    A condensation that the time cuts short goes on in the next call; an evaluation is
+    started only if what is known says that it will end.
+
+    Args:
+        cells: Those worth most first.
+        setting: What their numbers depend on.
+        place: Where data and results are.
+        budget: Seconds.
+
+    Returns:
+        A line for every cell that failed.
+    """
+    deadline, failed = Deadline(budget), {}
+    for cell in cells:
+        if is_done(place.file_of(cell, setting), setting) or cell.source in failed:
+            continue
+        if deadline.left < WORTH_STARTING:
+            print("time is over; the same command goes on", flush=True)
+            break
+        try:
+            if _condense(cell, setting, place, deadline):
+                _evaluate(cell, setting, place, deadline)
+        except CommandError as error:
+            failed[cell.source] = f"{cell.name}: {error}"
+            print(failed[cell.source], flush=True)
+    return list(failed.values())
+
+
+def _condense(cell: Cell, setting: Setting, place: Place, deadline: Deadline) -> bool:
+    """Go on condensing for a cell; whether what it evaluates is there."""
+    command = condense_command(cell, setting, place)
+    run = place.run_of(cell, setting)
+    if command is None or (run / "report.json").exists():
+        return True
+    run.parent.mkdir(parents=True, exist_ok=True)
+    seconds = _run(command, _log_of(cell, setting, place), deadline)
+    _add_seconds(run, seconds)
+    return (run / "report.json").exists()
+
+
+def _evaluate(cell: Cell, setting: Setting, place: Place, deadline: Deadline) -> None:
+    """Evaluate a cell and write its file, if the time is likely to suffice."""
+    path = place.file_of(cell, setting)
+    needed = evaluate_seconds(cell, setting, read_results(path.parent))
+    if needed > deadline.left:
+        print(f"{cell.name}: needs about {needed:.0f} s, not now", flush=True)
+        return
+    part = path.with_suffix(".part")
+    command = [*evaluate_command(cell, setting, place), "--json", str(part)]
+    seconds = _run(command, _log_of(cell, setting, place), deadline)
+    if not part.exists():
+        return
+    report = json.loads(part.read_text())
+    anywhere = place.anonymous()
+    commands = (
+        condense_command(cell, setting, anywhere),
+        evaluate_command(cell, setting, anywhere),
+    )
+    save(
+        path,
+        cell,
+        setting,
+        commands=[shown(command) for command in commands if command is not None],
+        report=report,
+        seconds_condensing=_seconds_of(place.run_of(cell, setting)),
+        seconds_evaluating=seconds,
+    )
+    part.unlink()
+    print(
+        f"{cell.name}: {report['accuracy_mean']:.2f} ± {report['accuracy_std']:.2f} % "
+        f"({seconds:.0f} s)",
+        flush=True,
+    )
+
+
+def _log_of(cell: Cell, setting: Setting, place: Place) -> Path:
+    folder = place.file_of(cell, setting).parent / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{cell.name}.log"
+
+
+def _seconds_of(run: Path) -> float | None:
+    """Seconds spent in a run directory, over all calls."""
+    path = run.with_name(f"{run.name}.seconds")
+    return float(path.read_text()) if path.exists() else None
+
+
+def _add_seconds(run: Path, seconds: float) -> None:
+    total = seconds + (_seconds_of(run) or 0.0)
+    atomic_write_text(run.with_name(f"{run.name}.seconds"), f"{total:.1f}\n")
+
+
+def _run(command: list[str], log: Path, deadline: Deadline) -> float:
+    """Run ``condense`` until it ends or the time is over; seconds it took.
+
+    In a process of its own, so that a cell is what its printed command makes of it.
+
+    Raises:
+        CommandError: It failed.
+    """
+    print(shown(command), flush=True)
+    started = time.monotonic()
+    with log.open("a", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "condense_core.cli", *command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            process.wait(max(deadline.left, 0.0))
+        except BaseException as stopped:  # Ctrl-C stops the command too
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(STOPPING)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if not isinstance(stopped, subprocess.TimeoutExpired):
+                raise
+            return time.monotonic() - started
+    if process.returncode != 0:
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line]
+        raise CommandError(lines[-1] if lines else f"exit code {process.returncode}")
+    return time.monotonic() - started

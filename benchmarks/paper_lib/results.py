@@ -1,0 +1,100 @@
+"""One JSON file a cell: writing, reading, and how long the next ones may take."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from condense_core.runlog import atomic_write_text
+from condense_core.training import RECIPES, planned_steps
+from paper_lib.commands import CPU_FULL, Setting, repeats_of
+from paper_lib.grid import Cell
+
+CLASSES = {"cifar100": 100}  # 10 elsewhere
+SIZES = {  # training images
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "digits": 1_437,
+    "fashionmnist": 60_000,
+    "mnist": 60_000,
+    "svhn": 73_257,
+}
+# A guess until the first cell is done: of a training step, for each of its images.
+SECONDS_AN_IMAGE = {"cpu": 1e-2, "full": 5e-5}
+Result = dict[str, Any]
+
+
+def save(path: Path, cell: Cell, setting: Setting, **content: Any) -> None:
+    """Write a file that is whole or not there."""
+    whole = {"cell": asdict(cell), "setting": asdict(setting), **content}
+    atomic_write_text(path, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+
+
+def is_done(path: Path, setting: Setting) -> bool:
+    """Whether a cell was measured before.
+
+    Raises:
+        SystemExit: It was, but with another setting.
+    """
+    if not path.exists():
+        return False
+    found = json.loads(path.read_text())["setting"]
+    wanted = json.loads(json.dumps(asdict(setting)))
+    if found != wanted:
+        sys.exit(f"{path} was made with {found}, not {wanted}: choose another --out")
+    return True
+
+
+def read_results(folder: Path) -> list[Result]:
+    """Every finished cell below a folder."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def evaluate_seconds(cell: Cell, setting: Setting, done: Iterable[Result]) -> float:
+    """Time to evaluate a cell, by the images that its networks are trained on.
+
+    Args:
+        cell: The cell.
+        setting: Of the cell.
+        done: Finished cells, whose rates are those of this machine.
+    """
+    rates = [
+        (_distance(cell, result), result["seconds_evaluating"] / _work(result))
+        for result in done
+        if result["cell"]["column"]["network"] == cell.column.network
+    ]
+    guess = SECONDS_AN_IMAGE[setting.scale] * setting.width / Setting.width
+    rate = min(rates)[1] if rates else guess
+    return rate * _planned_work(cell, setting)
+
+
+def _planned_work(cell: Cell, setting: Setting) -> int:
+    dataset, recipe = cell.column.dataset, RECIPES[cell.recipe]
+    images, cap = cell.column.ipc * CLASSES.get(dataset, 10), None
+    if cell.row == "full":
+        images = SIZES[dataset]
+        cap = int(CPU_FULL[1]) if setting.scale == "cpu" else None
+    steps = planned_steps(images, recipe, cap)
+    return repeats_of(cell, setting) * steps * min(images, recipe.batch_size)
+
+
+def _work(result: Result) -> float:
+    """Images that all networks of an evaluation were trained on, in all steps."""
+    report = result["report"]
+    batch = report["recipe_settings"]["batch_size"]
+    return report["repeats"] * report["steps"] * min(batch, report["images"])
+
+
+def _distance(cell: Cell, result: Result) -> float:
+    """How unlike a finished cell is: in images above all, then in data."""
+    other = result["cell"]
+    images = abs(math.log(cell.column.ipc / other["column"]["ipc"]))
+    return (
+        images
+        + (cell.column.dataset != other["column"]["dataset"])
+        + 0.1 * (cell.row != other["row"])
+        + 0.1 * (cell.recipe != other["recipe"])
+    )
