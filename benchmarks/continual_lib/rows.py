@@ -96,6 +96,9 @@ ROWS = {
         "ours-experience without detail from the minibatch",
         "**ours**, without lent detail",
     ),
+    "ours-detail": Row(
+        "ours-experience with detail from the minibatch", "**ours**, with lent detail"
+    ),
     "ours-shared": Row(
         "one condensed set, condensed anew after each experience",
         "**ours**, one shared set",

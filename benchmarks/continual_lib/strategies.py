@@ -236,6 +236,7 @@ BUILDERS: dict[str, Callable[[Job], Learner]] = {
     "jpeg": partial(_control, kind=JpegExemplarMemory),
     "ours-experience": partial(_ours, policy="experience"),
     "ours-smooth": partial(_ours, policy="experience", detail=False),
+    "ours-detail": partial(_ours, policy="experience", detail=True),
     "ours-shared": partial(_ours, policy="shared"),
     "ours-refined": partial(_ours, preset="replay-refined"),
     "ours-fixed": partial(_ours, policy="experience", replay="fixed"),

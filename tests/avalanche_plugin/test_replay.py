@@ -84,11 +84,22 @@ def test_a_fixed_number_of_replayed_images(pairs, instant):
     assert set(whole) == {39}
 
 
-def test_replayed_images_get_the_detail_their_generator_misses(pairs, instant):
+@pytest.mark.parametrize(("channels", "by_default"), [(1, False), (3, True)])
+def test_replayed_images_get_the_detail_their_generator_misses(
+    pairs, instant, channels, by_default
+):
+    pairs = [
+        type(pair)(images.repeat(1, channels, 1, 1), labels)
+        for pair in pairs
+        for images, labels in [pair.tensors]
+    ]
+
     def replayed(detail):
+        torch.manual_seed(0)  # of the loader
         recorder = Recorder()
         plugin = replay(instant, detail=detail)
-        run = strategy([plugin, recorder])
+        model = nn.Sequential(nn.Flatten(), nn.Linear(channels * 256, 10))
+        run = strategy([plugin, recorder], model)
         for experience in nc_stream(pairs)[:2]:
             recorder.batches.clear()
             run.train(experience)
@@ -101,6 +112,8 @@ def test_replayed_images_get_the_detail_their_generator_misses(pairs, instant):
     lent = (sharp - smooth).square().mean().item()
     # What images lack is lent, but for what the range of values cuts off.
     assert 0.2 * missed < lent < 1.2 * missed
+    default, _, _ = replayed(detail=None)
+    assert torch.equal(default, sharp if by_default else smooth)
 
 
 def test_the_first_experience_is_that_of_naive(pairs, instant, digits):
