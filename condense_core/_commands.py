@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def run(arguments: argparse.Namespace) -> None:
     from condense_core.config import CondenseConfig
     from condense_core.devices import resolve_device
-    from condense_core.distributed import process_group
+    from condense_core.distributed import check_ranks, process_group
     from condense_core.experiment import (
         check_experiment,
         load_splits,
@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(note, file=sys.stderr)
 
     with process_group(arguments.device) as (ranks, device):
+        check_ranks(config, train.num_classes, ranks)
         place = resolve_device(device)
         if ranks.first and (config.time_budget is not None or not arguments.dry_run):
             with memory_advice():

@@ -206,6 +206,7 @@ def _control(
 ) -> Learner:
     """Our plugin with another memory; ``options`` are the memory's."""
     memory = kind(mem_bytes=job.cell.mem_bytes, seed=job.cell.seed, **options)
+    memory.measures_missed = detail
     return _ours(job, memory=memory, detail=detail)
 
 
@@ -229,8 +230,8 @@ BUILDERS: dict[str, Callable[[Job], Learner]] = {
     "pca-gaussian": partial(_control, kind=PcaGaussianMemory),
     "pca-mixture-4": partial(_control, kind=PcaGaussianMemory, components=4),
     "pca-mixture-8": partial(_control, kind=PcaGaussianMemory, components=8),
-    "pca-gaussian-detail": partial(_control, kind=PcaGaussianMemory, detail=True),
     "vae-decoder": _vae_decoder,
+    "pca-gaussian-detail": partial(_control, kind=PcaGaussianMemory, detail=True),
     "vae-decoder-detail": partial(_vae_decoder, detail=True),
     "pixels": partial(_control, kind=PixelExemplarMemory, herded=False),
     "jpeg": partial(_control, kind=JpegExemplarMemory),

@@ -67,6 +67,26 @@ def test_a_control_keeps_its_bytes_after_every_experience(
     assert memory.classes == tuple((label, 0) for label in range(6))
 
 
+@pytest.mark.parametrize("name", ["vae", "pca"])
+def test_a_control_can_say_how_much_its_draws_lack(
+    name: str, generator: torch.Generator
+) -> None:
+    images, labels, tasks = experience(0, 1)
+    rough = images + torch.randn(images.shape, generator=generator)
+    lacking = []
+    for seen in (images, rough):
+        memory = build(name)
+        memory.measures_missed = True
+        memory.observe(seen, labels, tasks, expected=3)
+        assert memory.nbytes <= memory.mem_bytes // 3
+        lacking.append(memory.missed_energy)
+        state = memory.state_dict()
+        restored = build(name)
+        restored.load_state_dict(state)
+        assert restored.missed_energy == memory.missed_energy
+    assert 0.0 <= lacking[0] < lacking[1]
+
+
 @pytest.mark.parametrize("name", CONTROLS)
 def test_a_control_emits_seen_classes_in_balance_and_within_the_range(
     name: str, generator: torch.Generator

@@ -13,8 +13,8 @@ from torch import Tensor
 from condense_core.seeding import make_generator
 
 Pair = tuple[int, int]  # (label, task)
-MISSED_BYTES = 2  # of `ExperienceMemory.missed_energy`, an experience
-MEASURED_ON = 500  # images of a class
+MISSED_BYTES = 2  # of a `Part.missed`, as a half
+MEASURED_ON = 500  # images of a class that it is measured on
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Part:
         pairs: The K classes, as (label, task).
         image_shape: (C, H, W).
         low: Smallest value of the images; ``high`` is the largest.
-        tensors: All that is stored and counted.
+        tensors: All that is stored and counted, but for ``missed``.
+        missed: Mean variance by pixel that draws lack of real images, if measured.
     """
 
     pairs: tuple[Pair, ...]
@@ -33,10 +34,12 @@ class Part:
     low: float
     high: float
     tensors: dict[str, Tensor]
+    missed: float | None = None
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        size = sum(tensor.nbytes for tensor in self.tensors.values())
+        return size if self.missed is None else size + MISSED_BYTES
 
     def to_unit(self, images: Tensor) -> Tensor:
         """From the range of the data to [0, 1]."""
@@ -59,7 +62,13 @@ class ExperienceMemory(ABC):
             experiences if their number is known, else of those seen so far, and then
             older parts shrink.
         seed: Of everything drawn while observing.
+
+    Attributes:
+        measures_missed: Whether it says how much its draws lack, to borrow as much
+            detail.
     """
+
+    measures_missed = False
 
     def __init__(self, *, mem_bytes: int, seed: int = 0) -> None:
         self.mem_bytes = mem_bytes
@@ -78,8 +87,11 @@ class ExperienceMemory(ABC):
     @property
     def missed_energy(self) -> float:
         """Mean variance that draws lack of real images, by pixel."""
-        missed = [float(part.tensors["missed"]) for part in self.parts]
+        missed = [part.missed or 0.0 for part in self.parts]
         return sum(missed) / max(1, len(missed))
+
+    def _usable(self, share: int) -> int:
+        return share - MISSED_BYTES if self.measures_missed else share
 
     def _measured(self, part: Part, groups: dict[Pair, Tensor]) -> Part:
         """The newest part with what its draws lack: the same for every model."""
@@ -90,7 +102,7 @@ class ExperienceMemory(ABC):
                 drawn = self._draw(part, ready, position, MEASURED_ON, generator)
                 lacking.append(real.var(dim=0).mean() - drawn.var(dim=0).mean())
         missed = torch.stack(lacking).mean().clamp_min(0.0).half()
-        return part.filled(part.tensors | {"missed": missed})
+        return replace(part, missed=float(missed))
 
     def observe(
         self,
@@ -115,9 +127,7 @@ class ExperienceMemory(ABC):
         share = self.mem_bytes // max(expected or 0, seen)
         for index, part in enumerate(self.parts):
             if part.nbytes > share:
-                missed = part.tensors["missed"]
-                smaller = self._shrink(part, share - MISSED_BYTES)
-                self.parts[index] = smaller.filled(smaller.tensors | {"missed": missed})
+                self.parts[index] = self._shrink(part, self._usable(share))
         images = images.detach().float()
         groups: dict[Pair, Tensor] = {}
         for label, task in torch.stack([labels, tasks], dim=1).unique(dim=0).tolist():
@@ -129,9 +139,10 @@ class ExperienceMemory(ABC):
             high=float(images.max()),
             tensors={},
         )
-        part = self._fit(empty, list(groups.values()), share - MISSED_BYTES)
+        part = self._fit(empty, list(groups.values()), self._usable(share))
         self.parts.append(part)
-        self.parts[-1] = self._measured(part, groups)
+        if self.measures_missed:
+            self.parts[-1] = self._measured(part, groups)
         self._ready.clear()
         assert self.nbytes <= self.mem_bytes
         kept = self.parts[-1].nbytes
