@@ -83,7 +83,15 @@ ROWS = {
     "real-herded": Row("herded real images", _images(lambda d: choose_herded)),
     "pixels": Row("condensed pixels", _images(condensed_of)),
     "ours": Row("**ours**, one shot", _ours(shot=True)),
+    "centralised-condensed-other-blur": Row(
+        "ours, all images at one client, no blur",
+        lambda c, s, f, root, r: run_centralised(c, s, f),
+    ),
     "ours-other-blur": Row("**ours**, one shot, no blur", _ours(shot=True)),
+    "ours-missing-other-blur": Row(
+        f"**ours**, one shot, {MISSING} clients missing, no blur",
+        _ours(shot=True, missing=MISSING),
+    ),
     "real-random-other-blur": Row(
         "random real images, blurred as ours", _images(lambda d: choose_random)
     ),
