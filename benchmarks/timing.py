@@ -79,7 +79,8 @@ def finish(
         "platform": platform.platform(),
         "torch": torch.__version__,
     }
-    options = {k: v for k, v in vars(arguments).items() if k not in ("json", "threads")}
+    left_out = ("json", "threads", "data_root")  # said elsewhere, or the user's own
+    options = {k: v for k, v in vars(arguments).items() if k not in left_out}
     content = {"options": options, **result, "machine": machine}
     text = json.dumps(content, indent=2, default=str)
     print(text)

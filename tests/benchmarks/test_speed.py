@@ -63,3 +63,16 @@ def test_loading(run):
     result = run("loader", "--images 50 --shape 1 8 8 --batch 20")
     assert result["ratio_loader_over_batch"] > 0
     assert result["ratio_loader_over_sample"] > 0
+
+
+def test_the_report_has_a_row_for_every_file(run, tmp_path, monkeypatch):
+    run("augment", "--images 4")
+    run("engine", f"digits {QUICK}")
+    page = tmp_path / "performance.md"
+    line = ["performance_report", str(tmp_path), "--out", str(page)]
+    monkeypatch.setattr(sys, "argv", line)
+    importlib.import_module("performance_report").main()
+    text = page.read_text()
+    assert "## Augmentation" in text
+    assert "| `digits` teacher.steps=1" in text
+    assert "## Real images" not in text

@@ -1,0 +1,134 @@
+"""Tables of what the speed benchmarks wrote; nothing is typed by hand.
+
+    python benchmarks/performance_report.py docs/results/speed --out docs/performance.md
+
+The folder holds files of ``--json`` of `engine.py`, `augment.py`, `loader.py` and
+`ensemble.py`, under any names.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from condense_core.runlog import atomic_write_text
+
+Result = dict[str, Any]
+
+HEAD = """<!-- written by benchmarks/performance_report.py; do not edit -->
+# Speed
+
+Every ratio is to a slow but plain implementation of the same thing, measured in turn in
+the same process, the least of several rounds. Seconds hang on the machine and on what
+else it did. What grows with classes, pixels and images per class is in
+[imagenet64.md](imagenet64.md).
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    files = sorted(arguments.folder.glob("*.json"))
+    if not files:
+        raise SystemExit(f"{arguments.folder} has no .json file: run the benchmarks")
+    results = [json.loads(path.read_text()) for path in files]
+    atomic_write_text(arguments.out, report(results))
+
+
+def report(results: Iterable[Result]) -> str:
+    """The page: one table a kind of benchmark that was run."""
+    parts = [HEAD]
+    remaining = list(results)
+    for title, belongs, columns in TABLES:
+        chosen = [result for result in remaining if belongs in result]
+        if chosen:
+            parts.append(f"## {title}\n\n{_table(chosen, columns)}")
+            parts.append(f"Reference: {chosen[0]['reference']}.\n")
+    return "\n".join(parts)
+
+
+def _table(results: list[Result], columns: dict[str, Callable[[Result], str]]) -> str:
+    rows = [[cell(result) for cell in columns.values()] for result in results]
+    lines = [columns.keys(), ["---"] * len(columns), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _machine(result: Result) -> str:
+    machine = result["machine"]
+    return f"{machine['device']}, {machine['threads']} threads, load {machine['load']}"
+
+
+def _engine(result: Result) -> str:
+    options = result["options"]
+    return " ".join([f"`{options['preset']}`", *options["overrides"]])
+
+
+def _ensemble(result: Result) -> str:
+    options = result["options"]
+    return (
+        f"{options['networks']} × {options['network']} of width {options['width']}, "
+        f"{options['ipc']} per class"
+    )
+
+
+# Title, a key that only its files have, and the columns.
+TABLES: list[tuple[str, str, dict[str, Callable[[Result], str]]]] = [
+    (
+        "A step of Algorithm 1",
+        "ratio_plain_over_ours",
+        {
+            "preset": _engine,
+            "times the plain step": lambda r: f"{r['ratio_plain_over_ours']:.2f}",
+            "seconds a step": lambda r: f"{r['seconds_per_step']:.3g}",
+            "share of the matrix floor": lambda r: f"{r['share_of_floor']:.0%}",
+            "peak memory, GB": lambda r: f"{r['peak_memory_bytes'] / 1e9:.2f}",
+            "images differ by": lambda r: f"{r['mean_image_difference_to_plain']:.1e}",
+            "of a change of": lambda r: f"{r['mean_image_change']:.1e}",
+            "machine": _machine,
+        },
+    ),
+    (
+        "Augmentation",
+        "operations",
+        {
+            "images": lambda r: str(r["options"]["images"]),
+            "times the list": lambda r: f"{r['ratio_list_over_batched']:.1f}",
+            "by operation": lambda r: ", ".join(
+                f"{name} {row['ratio_list_over_batched']:.0f}"
+                for name, row in r["operations"].items()
+            ),
+            "machine": _machine,
+        },
+    ),
+    (
+        "Real images",
+        "ratio_loader_over_batch",
+        {
+            "images": lambda r: f"{r['options']['images']:,}",
+            "batches, times the loader": lambda r: (
+                f"{r['ratio_loader_over_batch']:.1f}"
+            ),
+            "by class, times the loader": lambda r: (
+                f"{r['ratio_loader_over_sample']:.1f}"
+            ),
+            "machine": _machine,
+        },
+    ),
+    (
+        "Evaluation networks side by side",
+        "ratio_loop_over_vmap",
+        {
+            "networks": _ensemble,
+            "times the loop": lambda r: f"{r['ratio_loop_over_vmap']:.2f}",
+            "weights differ by": lambda r: f"{r['largest_weight_difference']:.1e}",
+            "machine": _machine,
+        },
+    ),
+]
+
+
+if __name__ == "__main__":
+    main()
