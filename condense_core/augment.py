@@ -34,22 +34,21 @@ def color(images_BCHW: Tensor, uniform_PU: Tensor) -> Tensor:
     """Brightness, then saturation, then contrast."""
     brightness, saturation, contrast = _columns(uniform_PU, 3)
     images = images_BCHW + (brightness - 0.5) * BRIGHTNESS
-    grey = images.mean(dim=1, keepdim=True)
-    images = (images - grey) * (saturation * SATURATION) + grey
+    if images.shape[1] > 1:  # one channel is its own grey
+        grey = images.mean(dim=1, keepdim=True)
+        images = (images - grey) * (saturation * SATURATION) + grey
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     return (images - mean) * (contrast + CONTRAST) + mean
 
 
 def crop(images_BCHW: Tensor, uniform_PU: Tensor) -> Tensor:
     """Shift by whole pixels, up to an eighth of each side, filling with zeros."""
-    height, width = images_BCHW.shape[-2:]
-    shifts = []
-    for column, size in ((0, height), (1, width)):
+    for column, dim in ((0, 2), (1, 3)):
+        size = images_BCHW.shape[dim]
         reach = int(size * CROP_FRACTION + 0.5)
-        pixels = torch.floor(uniform_PU[:, column] * (2 * reach + 1)) - reach
-        shifts.append(2.0 * pixels / size)
-    one, zero = torch.ones_like(shifts[0]), torch.zeros_like(shifts[0])
-    return _warp(images_BCHW, (one, zero, shifts[1], zero, one, shifts[0]))
+        shift_P = torch.floor(uniform_PU[:, column] * (2 * reach + 1)) - reach
+        images_BCHW = _shift(images_BCHW, shift_P.long(), dim)
+    return images_BCHW
 
 
 def cutout(images_BCHW: Tensor, uniform_PU: Tensor) -> Tensor:
@@ -215,6 +214,17 @@ def _cut_span(uniform_P: Tensor, size: int) -> Tensor:
     first_P1 = (centre_P - extent // 2).unsqueeze(1)
     position = torch.arange(size, device=uniform_P.device)
     return (position >= first_P1) & (position < first_P1 + extent)
+
+
+def _shift(images_BCHW: Tensor, shift_P: Tensor, dim: int) -> Tensor:
+    """Entry i along ``dim`` becomes entry i + shift; zeros from outside."""
+    size = images_BCHW.shape[dim]
+    source_PS = torch.arange(size, device=shift_P.device) + shift_P.unsqueeze(1)
+    inside_PS = (source_PS >= 0) & (source_PS < size)
+    along = [-1, 1, 1, 1]
+    along[dim] = size
+    source = source_PS.clamp(0, size - 1).view(along).expand_as(images_BCHW)
+    return images_BCHW.gather(dim, source) * inside_PS.view(along)
 
 
 def _warp(images_BCHW: Tensor, matrix: tuple[Tensor, ...]) -> Tensor:
