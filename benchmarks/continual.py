@@ -20,6 +20,8 @@ from continual_lib.rows import DATASETS, list_rows, parse_rows
 from continual_lib.run import run_cell
 from continual_lib.streams import load_data
 
+from condense_core.allocator import keep_freed_memory
+
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -50,6 +52,7 @@ def main() -> None:
         print(list_rows())
         return
     rows = parse_rows(arguments.rows, arguments.dataset)
+    keep_freed_memory()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     data = load_data(arguments.dataset, arguments.data_root, arguments.limit)

@@ -17,6 +17,8 @@ import torch
 from federated_lib.rows import ROWS
 from federated_lib.setting import Cell, Setting, is_done, load_federation, save
 
+from condense_core.allocator import keep_freed_memory
+
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -44,6 +46,7 @@ def main() -> None:
     names = arguments.rows.split(",")
     if unknown := [name for name in names if name not in ROWS]:
         raise SystemExit(f"unknown row {unknown[0]!r}: see --list")
+    keep_freed_memory()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     setting = Setting(train_steps=arguments.train_steps, overrides=arguments.overrides)

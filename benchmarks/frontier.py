@@ -19,6 +19,7 @@ import torch
 from frontier_lib.cells import Cell, Setting, is_done, save
 from frontier_lib.rows import ROWS, Job
 
+from condense_core.allocator import keep_freed_memory
 from condense_core.devices import resolve_device
 from condense_core.errors import CondenseError
 from condense_core.sources import load_source
@@ -49,6 +50,7 @@ def main() -> None:
     rows = arguments.rows.split(",")
     if unknown := [row for row in rows if row not in ROWS]:
         sys.exit(f"unknown row {unknown[0]!r}: choose from {', '.join(ROWS)}")
+    keep_freed_memory()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     try:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from condense_core import CondenseConfig, condense, evaluate
+from condense_core.allocator import keep_freed_memory
 from condense_core.devices import resolve_device
 from condense_core.evaluate import library_versions
 from condense_core.experiment import load_splits
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    keep_freed_memory()
 
     config = CondenseConfig.preset(arguments.preset).with_overrides(arguments.overrides)
     train, test, _ = load_splits(config, data_root=arguments.data_root)

@@ -25,6 +25,7 @@ from paper_lib.grid import GENERATED, RECIPES, Cell, cells_in_order
 from paper_lib.queue import run_cells
 from paper_lib.results import is_done
 
+from condense_core.allocator import keep_freed_memory
 from condense_core.devices import resolve_device
 from condense_core.errors import CondenseError
 
@@ -73,6 +74,7 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = _arguments()
+    keep_freed_memory()
     try:
         device = resolve_device(arguments.device)
     except CondenseError as error:

@@ -2,8 +2,8 @@
 
     python benchmarks/performance_report.py docs/results/speed --out docs/performance.md
 
-The folder holds files of ``--json`` of `engine.py`, `augment.py`, `loader.py` and
-`ensemble.py`, under any names.
+The folder holds files of ``--json`` of `engine.py`, `allocator.py`, `augment.py`,
+`loader.py` and `ensemble.py`, under any names.
 """
 
 import argparse
@@ -87,6 +87,22 @@ TABLES: list[tuple[str, str, dict[str, Callable[[Result], str]]]] = [
             "peak memory, GB": lambda r: f"{r['peak_memory_bytes'] / 1e9:.2f}",
             "images differ by": lambda r: f"{r['mean_image_difference_to_plain']:.1e}",
             "of a change of": lambda r: f"{r['mean_image_change']:.1e}",
+            "machine": _machine,
+        },
+    ),
+    (
+        "Freed memory kept for the next step, on a CPU",
+        "ratio_default_over_kept",
+        {
+            "batch": lambda r: str(r["options"]["batch"]),
+            "times the default": lambda r: ", ".join(
+                f"{name}: {ratio:.2f}"
+                for name, ratio in r["ratio_default_over_kept"].items()
+            ),
+            "peak memory, GB, default and kept": lambda r: " and ".join(
+                f"{r['peak_memory_bytes'][way] / 1e9:.2f}"
+                for way in ("default", "kept")
+            ),
             "machine": _machine,
         },
     ),

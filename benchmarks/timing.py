@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from condense_core.allocator import keep_freed_memory
 from condense_core.devices import resolve_device
 from condense_core.runlog import atomic_write_text
 
@@ -31,6 +32,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 def start(arguments: argparse.Namespace) -> torch.device:
     """The device, with the threads that were asked for."""
+    keep_freed_memory()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     return resolve_device(arguments.device)

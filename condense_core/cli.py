@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from condense_core import _commands
+from condense_core.allocator import keep_freed_memory
 from condense_core.errors import CondenseError
 
 
@@ -24,6 +25,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit code."""
     arguments = _parser().parse_args(argv)
+    keep_freed_memory()
     try:
         arguments.run(arguments)
     except CondenseError as error:

@@ -33,6 +33,7 @@ from condense_core import (
     DataError,
     PixelStatistics,
 )
+from condense_core.allocator import keep_freed_memory
 from condense_core.compact import pack, unpack
 from condense_core.devices import resolve_device
 from condense_core.networks import build_network
@@ -60,6 +61,7 @@ def answers_errors(handler: Handler) -> Handler:
     @wraps(handler)
     def handle(message: Message, context: Context) -> Message:
         try:
+            keep_freed_memory()
             threads = ModelSettings.read(context.run_config).threads
             if threads:
                 torch.set_num_threads(threads)

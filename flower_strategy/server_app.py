@@ -11,6 +11,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from condense_core import ConfigError, PixelStatistics
+from condense_core.allocator import keep_freed_memory
 from condense_core.runlog import atomic_write_text
 from flower_strategy.aggregation import merge
 from flower_strategy.local_data import load_global
@@ -29,6 +30,7 @@ def main(grid: Grid, context: Context) -> None:
     data = DataSettings.read(context.run_config)
     model = ModelSettings.read(context.run_config)
     settings = ServerSettings.read(context.run_config)
+    keep_freed_memory()
     if model.threads:
         torch.set_num_threads(model.threads)
     test = load_global(data, "test") if data.dataset else None
