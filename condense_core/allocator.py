@@ -11,7 +11,7 @@ import ctypes
 import platform
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
-_LARGEST = 2**31 - 1  # mallopt takes an int
+_NEVER = -1
 _PAD = 64 * 2**20
 
 
@@ -28,5 +28,5 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _PAD))
+    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _PAD))
     return all(mallopt(name, value) == 1 for name, value in settings)
