@@ -285,8 +285,11 @@ class CondensedDataset:
         codes = self._synthesiser.codebook.codes
         spread = codes.std(dim=0, unbiased=False) if len(codes) > 1 else 1.0
         noise = torch.randn(count, self.spec.latent_dim, generator=draw).to(device)
-        labels = labels.to(device)
-        images = self._synthesiser.generate(codes.mean(dim=0) + spread * noise, labels)
+        labels, codes = labels.to(device), codes.mean(dim=0) + spread * noise
+        places = torch.zeros(count, device=device)
+        if self.spec.code_components > 1:
+            places = torch.rand(count, generator=draw).to(device)
+        images = self._synthesiser.generate(codes, labels, places)
         if dispersed and self.spec.dispersion:
             noise = torch.randn(images.shape, generator=draw).to(device)
             images = self._synthesiser.observe(images, labels, noise)

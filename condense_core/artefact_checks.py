@@ -39,6 +39,7 @@ _LIMITS = {
     "embedding_dim": 100_000,
     "projected_dim": 65_536,
     "channels": 4_096,
+    "code_components": 100_000,
     "blocks": 8,
 }
 

@@ -13,7 +13,8 @@ from condense_core.errors import ConfigError
 from condense_core.generator import default_blocks
 from condense_core.synthesiser import SynthesiserSpec
 
-# (channels, latent dimension, codes), largest first.
+# (channels, latent dimension, codes), largest first. A class has no more components in
+# latent space than there are codes.
 LADDER = (
     (32, 32, 64),
     (32, 24, 64),
@@ -85,6 +86,7 @@ def fit(
             channels=channels,
             latent_dim=latent_dim,
             images_per_class=codes,
+            code_components=min(config.format.code_components, codes),
             blocks=blocks_for(image_shape),
             precision=precision,
         )

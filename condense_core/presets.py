@@ -4,7 +4,7 @@
 and ends within minutes on two cores. ``NAME-ipcK-paper`` keeps to what the paper says:
 its five losses, its optimisers, Algorithm 1 to the letter and adversarial
 pre-training; ``NAME-ipcK-itgan`` learns codes alone. ``digits`` is the demo, ``replay``
-what a replay memory condenses with and a federated client sends.
+what a replay memory condenses with, ``federated`` what a client sends.
 """
 
 from collections.abc import Callable, Iterator
@@ -273,11 +273,20 @@ def _replay_refined() -> Settings:
     }
 
 
+def _federated() -> Settings:
+    """As `_replay`, for images that shall train a ConvNet from scratch.
+
+    Denser codes are what its fresh images lacked most (docs/federated.md).
+    """
+    return merge(_replay(), {"format": {"code_components": 64}})
+
+
 def _presets() -> Iterator[tuple[str, Callable[[], Settings]]]:
     yield "digits", partial(_digits, 10)
     yield "digits-ipc1", partial(_digits, 1)
     yield "replay", _replay
     yield "replay-refined", _replay_refined
+    yield "federated", _federated
     for name in DATA_SETS:
         if name == "digits":
             continue

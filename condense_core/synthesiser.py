@@ -33,6 +33,7 @@ class SynthesiserSpec:
     channels: int = 1
     blocks: int | None = None
     code_map: str = "shared"
+    code_components: int = 1
     dispersion: bool = False
 
     @classmethod
@@ -58,6 +59,7 @@ class SynthesiserSpec:
             channels=config.channels,
             blocks=config.blocks,
             code_map=config.code_map,
+            code_components=config.code_components,
             dispersion=config.dispersion,
         )
 
@@ -99,13 +101,18 @@ class GeneratorSynthesiser(Synthesiser):
     Attributes:
         codebook: `Codebook` with codes (K, Z).
         generator: `ConditionalGenerator`.
-        code_mean: (Y, Z), only with ``code_map="per_class"``.
-        code_factor: (Y, Z, Z) lower triangular, likewise.
+        code_mean: (Y, M * Z), only with ``code_map="per_class"``: the means of a
+            class's M components, one after the other.
+        code_factor: (Y, Z, Z) lower triangular, likewise: components of a class have
+            their covariance in common.
+        code_logit: (Y, M), only with several components: logarithms of their shares,
+            up to a constant.
         dispersion: (Y,), only with ``dispersion=True``; see `observe`.
     """
 
     code_mean: Tensor
     code_factor: Tensor
+    code_logit: Tensor
     dispersion: Tensor
 
     def __init__(self, spec: SynthesiserSpec, *, seed: int = 0) -> None:
@@ -128,11 +135,15 @@ class GeneratorSynthesiser(Synthesiser):
         )
         if spec.code_map == "per_class":
             classes, latent = spec.num_classes, spec.latent_dim
-            self.register_buffer("code_mean", torch.zeros(classes, latent))
+            means = torch.zeros(classes, spec.code_components * latent)
+            self.register_buffer("code_mean", means)
             factor = torch.zeros(classes, latent, latent)
             if not factor.is_meta:  # only the shape is asked for; see Codebook.draw
                 factor.diagonal(dim1=1, dim2=2).fill_(1.0)
             self.register_buffer("code_factor", factor)
+            if spec.code_components > 1:
+                logit = torch.zeros(classes, spec.code_components)
+                self.register_buffer("code_logit", logit)
         if spec.dispersion:
             self.register_buffer("dispersion", torch.zeros(spec.num_classes))
 
@@ -141,20 +152,44 @@ class GeneratorSynthesiser(Synthesiser):
         return self.from_codes(class_ids_Y, self.codebook(code_ids_K))
 
     def from_codes(self, class_ids_Y: Tensor, codes_KZ: Tensor) -> Tensor:
-        """As `forward`, with codes given directly instead of looked up."""
+        """As `forward`, with codes given directly instead of looked up.
+
+        They are spread over the components of each class by their shares.
+        """
         classes, codes = len(class_ids_Y), len(codes_KZ)
+        places_K = (torch.arange(codes, device=codes_KZ.device) + 0.5) / codes
         images = self.generate(
-            codes_KZ.repeat(classes, 1), class_ids_Y.repeat_interleave(codes)
+            codes_KZ.repeat(classes, 1),
+            class_ids_Y.repeat_interleave(codes),
+            places_K.repeat(classes),
         )
         return images.view(classes, codes, *self.spec.image_shape)
 
-    def generate(self, codes_BZ: Tensor, class_ids_B: Tensor) -> Tensor:
-        """One image for each code and class: (B, C, H, W)."""
+    def generate(
+        self, codes_BZ: Tensor, class_ids_B: Tensor, places_B: Tensor
+    ) -> Tensor:
+        """One image for each code and class: (B, C, H, W).
+
+        Args:
+            codes_BZ: Of the shared prior.
+            class_ids_B: Classes.
+            places_B: In [0, 1); where a class has several components they choose one,
+                and uniform draws choose each by its share.
+        """
         if self.spec.code_map == "per_class":
             moved_BZ1 = self.code_factor[class_ids_B] @ codes_BZ.unsqueeze(2)
-            codes_BZ = self.code_mean[class_ids_B] + moved_BZ1.squeeze(2)
+            codes_BZ = self._code_means(class_ids_B, places_B) + moved_BZ1.squeeze(2)
         images: Tensor = self.generator(codes_BZ, self.class_embedding[class_ids_B])
         return images
+
+    def _code_means(self, class_ids_B: Tensor, places_B: Tensor) -> Tensor:
+        """Mean of the chosen component of each class: (B, Z)."""
+        means_YMZ: Tensor = self.code_mean.unflatten(1, (-1, self.spec.latent_dim))
+        if self.spec.code_components == 1:
+            return means_YMZ[class_ids_B, 0]
+        ends_YM: Tensor = self.code_logit.softmax(dim=1).cumsum(dim=1)
+        passed_BM = ends_YM[class_ids_B, :-1] <= places_B.unsqueeze(1)
+        return means_YMZ[class_ids_B, passed_BM.sum(dim=1)]
 
     def observe(
         self, images_BCHW: Tensor, class_ids_B: Tensor, noise_BCHW: Tensor

@@ -4,11 +4,13 @@
 *fresh* code is as good as one of the codebook. An encoder, thrown away afterwards,
 turns every real image into a Gaussian over codes, and G is trained to undo it
 (Kingma & Welling 2014), with little weight on the divergence from N(0, I)
-(Higgins et al. 2017). The codes of a class then no longer fill N(0, I); their own mean
-and covariance are measured at the end and kept as the class's code map (the ex-post
-density of Ghosh et al. 2020), so that one codebook, and one prior, serve all classes.
+(Higgins et al. 2017). The codes of a class then no longer fill N(0, I); where they lie
+is measured at the end and kept as the class's code map (the ex-post density of Ghosh et
+al. 2020), so that one codebook, and one prior, serve all classes: their mean and
+covariance, or a mixture of Gaussians around cluster centres.
 
-Shape legend: B batch, Y classes, Z latent dimension, H hidden units, C H W image.
+Shape legend: B batch, N images of a class, Y classes, M components, Z latent dimension,
+H hidden units, C H W image.
 """
 
 import math
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from condense_core.clusters import cluster_centres
 from condense_core.config import PretrainConfig
 from condense_core.data import ClassSampler, to_unit
 from condense_core.runlog import RunLog
@@ -27,6 +30,9 @@ HIDDEN_UNITS = 400  # of the encoder; it is not stored
 CODED_IMAGES = 6000  # of each class, at most, that its code map is measured on
 CODED_AT_ONCE = 512
 JITTER = 1e-4  # on the diagonal of a covariance: a class of one image has none
+# Of a component, on average: with fewer it would be about single images.
+IMAGES_PER_COMPONENT = 10
+SMALLEST_SHARE = 1e-6  # of a component nobody is in; int8 holds its logarithm
 
 
 class Encoder(nn.Module):
@@ -102,7 +108,7 @@ def train_variationally(
     synthesiser.generator.to(memory_format=torch.contiguous_format)
     _standardise_codes(synthesiser)
     if spec.code_map == "per_class":
-        _measure_code_map(synthesiser, encoder, sampler)
+        _measure_code_map(synthesiser, encoder, sampler, seed=seed)
     if spec.dispersion:
         _measure_dispersion(synthesiser, encoder, sampler)
 
@@ -147,18 +153,39 @@ def _measure_dispersion(
 
 @torch.no_grad()
 def _measure_code_map(
-    synthesiser: GeneratorSynthesiser, encoder: Encoder, sampler: ClassSampler
+    synthesiser: GeneratorSynthesiser,
+    encoder: Encoder,
+    sampler: ClassSampler,
+    *,
+    seed: int,
 ) -> None:
-    """Mean and Cholesky factor of the codes of each class."""
-    identity = torch.eye(synthesiser.spec.latent_dim, device=sampler.device)
+    """Means, shares and Cholesky factor of the components of each class's codes.
+
+    They are k-means clusters with one covariance, that of the codes around their
+    centres (tied covariances of a Gaussian mixture, assigned hard).
+    """
+    spec = synthesiser.spec
+    identity = torch.eye(spec.latent_dim, device=sampler.device)
     for label in range(len(sampler.classes)):
         images = to_unit(sampler.all_of(label)[:CODED_IMAGES])
         labels = torch.full((len(images),), label, device=sampler.device)
-        mean_BZ, log_variance_BZ = encoder(images, labels)
-        centre_Z = mean_BZ.mean(dim=0)
-        spread = (mean_BZ - centre_Z).T @ (mean_BZ - centre_Z) / len(images)
-        within = torch.diag(log_variance_BZ.exp().mean(dim=0))
-        synthesiser.code_mean[label] = centre_Z
+        mean_NZ, log_variance_NZ = encoder(images, labels)
+        components = min(
+            spec.code_components, max(1, len(images) // IMAGES_PER_COMPONENT)
+        )
+        centres_MZ = cluster_centres(
+            mean_NZ, components, generator=make_generator(seed, "code-map", label)
+        )
+        nearest_N = torch.cdist(mean_NZ, centres_MZ).argmin(dim=1)
+        around_NZ = mean_NZ - centres_MZ[nearest_N]
+        spread = around_NZ.T @ around_NZ / len(images)
+        within = torch.diag(log_variance_NZ.exp().mean(dim=0))
         synthesiser.code_factor[label] = torch.linalg.cholesky(
             spread + within + JITTER * identity
         )
+        means_MZ = synthesiser.code_mean[label].unflatten(0, (-1, spec.latent_dim))
+        means_MZ[:components] = centres_MZ
+        if spec.code_components > 1:
+            members_M = torch.bincount(nearest_N, minlength=spec.code_components)
+            shares_M = members_M / len(images)
+            synthesiser.code_logit[label] = shares_M.clamp_min(SMALLEST_SHARE).log()

@@ -8,7 +8,7 @@ Shape legend: Y classes, K codes of a step, D features, C H W image.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -150,8 +150,12 @@ def matching_loss(
 def _fresh(
     form: FormatConfig, image_shape: tuple[int, int, int], classes: int, seed: int
 ) -> GeneratorSynthesiser:
+    # Components are clusters of real codes, which there are none of here.
     spec = SynthesiserSpec.from_config(
-        form, image_shape=image_shape, num_classes=classes, embedding_dim=classes
+        replace(form, code_components=1),
+        image_shape=image_shape,
+        num_classes=classes,
+        embedding_dim=classes,
     )
     with seeded_initialisation(seed, "private-synthesiser"):
         synthesiser = build_synthesiser(spec, seed=seed)

@@ -120,7 +120,7 @@ class ModelSettings(Settings):
 class ClientSettings(Settings):
     """How a client condenses."""
 
-    preset: str = "replay"
+    preset: str = "federated"
     """Preset of the first condensation."""
     refine_preset: str = "replay-refined"
     """Preset of later rounds, which go on from the client's last generator."""

@@ -24,6 +24,7 @@ def run_federated(
     setting: Setting,
     federation: Federation,
     *,
+    preset: str,
     data_root: Path | None,
     rounds: int,
     missing: int = 0,
@@ -38,6 +39,7 @@ def run_federated(
         "network-width": setting.network_width,
         "low-pass": model_of(cell, setting).low_pass,
         "device": "cpu",
+        "preset": preset,
         "upload-bytes": cell.upload_bytes,
         "overrides": setting.overrides,
     }
@@ -70,7 +72,9 @@ def run_federated(
     return outcome
 
 
-def run_centralised(cell: Cell, setting: Setting, federation: Federation) -> Outcome:
+def run_centralised(
+    cell: Cell, setting: Setting, federation: Federation, *, preset: str
+) -> Outcome:
     """All images at one client: what the split costs."""
     import time
 
@@ -82,7 +86,11 @@ def run_centralised(cell: Cell, setting: Setting, federation: Federation) -> Out
     contribution = condense_locally(
         "all",
         federation.train,
-        ClientSettings(upload_bytes=cell.upload_bytes, overrides=setting.overrides),
+        ClientSettings(
+            preset=preset,
+            upload_bytes=cell.upload_bytes,
+            overrides=setting.overrides,
+        ),
         model_of(cell, setting),
     )
     seconds = time.perf_counter() - started

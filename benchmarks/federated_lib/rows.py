@@ -16,6 +16,7 @@ from federated_lib.ours import run_centralised, run_federated
 from federated_lib.setting import Cell, Federation, Outcome, Point, Setting
 
 MISSING = 3  # clients of ``ours-missing``
+SINGLE = "replay"  # the preset with one Gaussian for the codes of a class
 
 Run = Callable[[Cell, Setting, Federation, Path | None, int], Outcome]
 
@@ -57,17 +58,26 @@ def _images(choose_of) -> Run:
     return lambda c, s, f, root, rounds: send_images(choose_of(c.dataset), c, s, f)
 
 
-def _ours(*, shot: bool, missing: int = 0) -> Run:
+def _ours(*, shot: bool = True, preset: str = "federated", missing: int = 0) -> Run:
     return lambda c, s, f, root, rounds: run_federated(
-        c, s, f, data_root=root, rounds=1 if shot else rounds, missing=missing
+        c,
+        s,
+        f,
+        preset=preset,
+        data_root=root,
+        rounds=1 if shot else rounds,
+        missing=missing,
     )
+
+
+def _ours_in_one_place(preset: str) -> Run:
+    return lambda c, s, f, root, rounds: run_centralised(c, s, f, preset=preset)
 
 
 ROWS = {
     "centralised": Row("all real images in one place", _centralised, bounded=False),
     "centralised-condensed": Row(
-        "ours, all images at one client",
-        lambda c, s, f, root, r: run_centralised(c, s, f),
+        "ours, all images at one client", _ours_in_one_place("federated")
     ),
     "fedavg-one-shot": Row(
         "one-shot FedAvg, 10 local epochs", _one_shot, bounded=False
@@ -82,22 +92,24 @@ ROWS = {
     "real-random": Row("random real images", _images(lambda d: choose_random)),
     "real-herded": Row("herded real images", _images(lambda d: choose_herded)),
     "pixels": Row("condensed pixels", _images(condensed_of)),
-    "ours": Row("**ours**, one shot", _ours(shot=True)),
-    "centralised-condensed-other-blur": Row(
-        "ours, all images at one client, no blur",
-        lambda c, s, f, root, r: run_centralised(c, s, f),
+    "ours": Row("**ours**, one shot", _ours()),
+    "ours-missing": Row(
+        f"**ours**, one shot, {MISSING} clients missing", _ours(missing=MISSING)
     ),
-    "ours-other-blur": Row("**ours**, one shot, no blur", _ours(shot=True)),
-    "ours-missing-other-blur": Row(
-        f"**ours**, one shot, {MISSING} clients missing, no blur",
-        _ours(shot=True, missing=MISSING),
+    "ours-rounds": Row("**ours**", _ours(shot=False), several=True),
+    "ours-single": Row("ours, one Gaussian a class", _ours(preset=SINGLE)),
+    "ours-single-other-blur": Row(
+        "ours, one Gaussian a class, no blur", _ours(preset=SINGLE)
+    ),
+    "ours-single-missing-other-blur": Row(
+        f"ours, one Gaussian a class, no blur, {MISSING} clients missing",
+        _ours(preset=SINGLE, missing=MISSING),
+    ),
+    "centralised-condensed-single-other-blur": Row(
+        "ours, one Gaussian a class, no blur, all images at one client",
+        _ours_in_one_place(SINGLE),
     ),
     "real-random-other-blur": Row(
         "random real images, blurred as ours", _images(lambda d: choose_random)
     ),
-    "ours-missing": Row(
-        f"**ours**, one shot, {MISSING} clients missing",
-        _ours(shot=True, missing=MISSING),
-    ),
-    "ours-rounds": Row("**ours**", _ours(shot=False), several=True),
 }

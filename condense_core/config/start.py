@@ -56,6 +56,9 @@ class FormatConfig:
     """Where codes lie in latent space: ``per_class`` moves the shared codes to each
     class's own region, z -> mean_y + factor_y z, fitted by ``variational``
     pre-training; not in the paper."""
+    code_components: int = 1
+    """Gaussians in the region of a class, at most: several with ``per_class`` draw
+    fresh images that lie closer to the real ones. Not in the paper."""
     dispersion: bool = False
     """Whether fresh images get the noise that ``variational`` pre-training found around
     the generator's, one number a class; not in the paper."""
@@ -70,6 +73,7 @@ class FormatConfig:
         at_least("format.latent_dim", self.latent_dim, 1)
         at_least("format.projected_dim", self.projected_dim, 1)
         at_least("format.channels", self.channels, 1)
+        at_least("format.code_components", self.code_components, 1)
         positive("format.truncation", self.truncation)
         if self.blocks is not None and not 1 <= self.blocks <= 7:
             raise ConfigError(
@@ -79,6 +83,11 @@ class FormatConfig:
             raise ConfigError(
                 f"format.generator=fixed and format.codes={self.codes} leave nothing "
                 "to learn: set one of them to learned"
+            )
+        if self.code_components > 1 and self.code_map != "per_class":
+            raise ConfigError(
+                f"format.code_components={self.code_components} are Gaussians of a "
+                "class: set format.code_map=per_class"
             )
 
 

@@ -666,3 +666,21 @@ def test_fresh_images_have_the_stored_dispersion_and_fixed_ones_do_not(make_cond
     )
     assert torch.equal(one[1], two[1])
     assert 0.01 < float((one[0] - two[0]).abs().mean()) < 0.2
+
+
+def test_fresh_images_come_from_every_component(make_condensed):
+    """One component of a class makes other images than the other; both are drawn."""
+    condensed = make_condensed(code_map="per_class", code_components=2)
+    classes, latent = condensed.spec.num_classes, condensed.spec.latent_dim
+    means = torch.zeros(classes, 2, latent)
+    means[:, 1] = 30.0
+    tensors = condensed.tensors | {
+        "code_mean": means.flatten(1).to(condensed.tensors["code_mean"].dtype),
+        "code_factor": torch.zeros_like(condensed.tensors["code_factor"]),
+    }
+    condensed = CondensedDataset(tensors, condensed.metadata)
+    images, labels = condensed.sample(200, fresh=True)
+    for label in range(classes):
+        distinct, counts = images[labels == label].unique(dim=0, return_counts=True)
+        assert len(distinct) == 2
+        assert counts.min() > counts.sum() / 4

@@ -50,3 +50,17 @@ def test_more_classes_need_more_bytes():
     with pytest.raises(BudgetError) as lots:
         sizes(1, classes=100)
     assert lots.value.minimum > few.value.minimum
+
+
+def test_a_class_has_no_more_components_than_there_are_codes():
+    config = CondenseConfig.preset("federated")
+    for budget in (3_000, 8_000, 100_000):
+        chosen = fit(
+            config,
+            image_shape=(1, 28, 28),
+            num_classes=2,
+            budget=budget,
+            size_of=lambda spec, precision: packed_size(spec, precision, ["a", "b"]),
+        ).format
+        assert chosen.code_components == min(64, chosen.images_per_class)
+    assert sizes(100_000).code_components == 1

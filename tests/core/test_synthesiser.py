@@ -63,6 +63,7 @@ def test_spec_holds_what_the_configuration_says_and_is_json():
         channels=17,
         blocks=2,
         code_map="per_class",
+        code_components=5,
         dispersion=True,
     )
     spec = SynthesiserSpec.from_config(
@@ -81,8 +82,69 @@ def test_spec_holds_what_the_configuration_says_and_is_json():
         "channels": 17,
         "blocks": 2,
         "code_map": "per_class",
+        "code_components": 5,
         "dispersion": True,
     }
+
+
+def mixture():
+    """Three classes of two components: shares 1/4 and 3/4, 1 and 0, equal."""
+    synthesiser = build(code_map="per_class", code_components=2).eval()
+    synthesiser.code_mean.copy_(torch.arange(24.0).view(3, 8) / 4)
+    shares = torch.tensor([[1.0, 3.0], [1.0, 1e-9], [2.0, 2.0]])
+    synthesiser.code_logit.copy_(shares.log())
+    return synthesiser
+
+
+def generated_from(synthesiser, codes, labels):
+    """What G makes of codes that no map has moved."""
+    return synthesiser.generator(codes, synthesiser.class_embedding[labels])
+
+
+def test_places_choose_components_by_their_shares(generator):
+    synthesiser, codes = mixture(), torch.randn(4, 4, generator=generator)
+    means = synthesiser.code_mean.view(3, 2, 4)
+    for label, component, places in (
+        (0, 0, [0.0, 0.1, 0.2, 0.2499]),
+        (0, 1, [0.2501, 0.5, 0.9, 0.9999999]),
+        (1, 0, [0.0, 0.3, 0.6, 0.9999]),
+        (2, 0, [0.0, 0.3, 0.4, 0.4999]),
+        (2, 1, [0.5001, 0.6, 0.8, 1.0]),
+    ):
+        labels = torch.full((4,), label)
+        images = synthesiser.generate(codes, labels, torch.tensor(places))
+        expected = generated_from(synthesiser, codes + means[label, component], labels)
+        torch.testing.assert_close(images, expected)
+
+
+def test_shares_do_not_depend_on_a_constant(generator):
+    synthesiser, codes = mixture(), torch.randn(100, 4, generator=generator)
+    labels, places = torch.arange(100) % 3, torch.rand(100, generator=generator)
+    images = synthesiser.generate(codes, labels, places)
+    synthesiser.code_logit += 7.0
+    torch.testing.assert_close(synthesiser.generate(codes, labels, places), images)
+
+
+def test_the_codebook_is_spread_over_the_components(generator):
+    synthesiser, codes = mixture(), torch.randn(4, 4, generator=generator)
+    means = synthesiser.code_mean.view(3, 2, 4)
+    images = synthesiser.from_codes(torch.arange(3), codes)
+    for label, components in enumerate(([0, 1, 1, 1], [0, 0, 0, 0], [0, 0, 1, 1])):
+        moved = codes + means[label, components]
+        expected = generated_from(synthesiser, moved, torch.full((4,), label))
+        torch.testing.assert_close(images[label], expected)
+
+
+def test_one_component_has_no_shares_and_equal_ones_change_nothing(generator):
+    one = build(code_map="per_class").eval()
+    assert one.code_mean.shape == (3, 4)
+    assert "code_logit" not in one.state_dict()
+    several = build(code_map="per_class", code_components=6).eval()
+    codes, labels = torch.randn(9, 4, generator=generator), torch.arange(9) % 3
+    places = torch.rand(9, generator=generator)
+    torch.testing.assert_close(
+        one.generate(codes, labels, places), several.generate(codes, labels, places)
+    )
 
 
 def test_same_seed_builds_the_same_weights():

@@ -4,6 +4,7 @@ from torch.distributions import Normal, kl_divergence
 
 from condense_core.config import PretrainConfig
 from condense_core.data import ClassSampler, as_image_data, to_unit
+from condense_core.precision import decode, encode
 from condense_core.runlog import RunLog
 from condense_core.seeding import seeded_initialisation
 from condense_core.synthesiser import SynthesiserSpec, build_synthesiser
@@ -82,11 +83,12 @@ def test_fresh_codes_make_images_of_their_class(sampler, device):
     codes = torch.randn(60, 4, generator=torch.Generator().manual_seed(1)).to(device)
     labels = torch.arange(60, device=device) % 3
     with torch.no_grad():
-        images = synthesiser.generate(codes, labels).flatten(1)
+        images = synthesiser.generate(codes, labels, torch.zeros(60, device=device))
     means = torch.stack(
         [to_unit(sampler.all_of(c)).mean(0).flatten() for c in range(3)]
     )
-    assert (torch.cdist(images, means).argmin(dim=1) == labels).float().mean() > 0.95
+    nearest = torch.cdist(images.flatten(1), means).argmin(dim=1)
+    assert (nearest == labels).float().mean() > 0.95
 
 
 def test_the_code_map_is_the_moments_of_the_coded_images(sampler, device, monkeypatch):
@@ -103,7 +105,7 @@ def test_the_code_map_is_the_moments_of_the_coded_images(sampler, device, monkey
     with seeded_initialisation(0, "test"):
         encoder = Encoder((1, 8, 8), 3, 4)
     monkeypatch.setattr(Encoder, "forward", forward)
-    variational._measure_code_map(synthesiser, encoder, sampler)
+    variational._measure_code_map(synthesiser, encoder, sampler, seed=0)
     for label in range(3):
         grey = to_unit(sampler.all_of(label)).mean(dim=(1, 2, 3))
         codes = grey[:, None] * scale + label
@@ -113,6 +115,78 @@ def test_the_code_map_is_the_moments_of_the_coded_images(sampler, device, monkey
         factor = synthesiser.code_factor[label]
         assert torch.allclose(factor @ factor.T, covariance, atol=1e-5)
         assert torch.equal(factor, factor.tril())
+
+
+@pytest.fixture
+def greys():
+    """Images of one grey each: 30 and 10 around two levels, 25 at one, 9 at one."""
+    draw = torch.Generator().manual_seed(0)
+    levels = torch.cat(
+        [torch.full((n,), v) for n, v in ((30, 40), (10, 200), (25, 90), (9, 60))]
+    )
+    levels[:40] += torch.randint(-5, 6, (40,), generator=draw)
+    labels = torch.tensor([0] * 40 + [1] * 25 + [2] * 9)
+    images = levels.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
+    return as_image_data((images, labels))
+
+
+def grey_codes(self, images, labels):
+    """An encoder that says the grey of an image, and is sure of it."""
+    grey = 10 * images.mean(dim=(1, 2, 3)).unsqueeze(1).expand(-1, 4)
+    return grey, torch.full_like(grey, -20.0)
+
+
+def measured(monkeypatch, data, **sizes):
+    from condense_core import variational
+
+    synthesiser = build(**sizes)
+    with seeded_initialisation(0, "test"):
+        encoder = Encoder((1, 8, 8), 3, 4)
+    monkeypatch.setattr(Encoder, "forward", grey_codes)
+    sampler = ClassSampler(data, "cpu")
+    variational._measure_code_map(synthesiser, encoder, sampler, seed=0)
+    return synthesiser
+
+
+def test_components_are_the_clusters_of_a_class(greys, monkeypatch):
+    """Means, shares and the covariance around the means, as computed by hand."""
+    synthesiser = measured(monkeypatch, greys, code_components=2)
+    codes = 10 * to_unit(greys.images[:40, 0, 0, 0])
+    parts = codes[:30], codes[30:]
+    means = synthesiser.code_mean[0].view(2, 4)
+    order = means[:, 0].argsort()
+    expected = torch.stack([part.mean() for part in parts])
+    torch.testing.assert_close(means[order], expected.unsqueeze(1).expand(2, 4))
+    shares = synthesiser.code_logit[0].softmax(dim=0)[order]
+    torch.testing.assert_close(shares, torch.tensor([0.75, 0.25]))
+    spread = sum((part - part.mean()).square().sum() for part in parts) / 40
+    factor = synthesiser.code_factor[0]
+    covariance = spread.expand(4, 4) + torch.eye(4) * 1e-4
+    torch.testing.assert_close(factor @ factor.T, covariance, atol=1e-5, rtol=0)
+
+
+def test_a_component_is_about_ten_images_and_not_about_one(greys, monkeypatch):
+    """Of eight components, 40, 25 and 9 images fill at most 4, 2 and 1."""
+    synthesiser = measured(monkeypatch, greys, code_components=8)
+    shares = synthesiser.code_logit.softmax(dim=1)
+    assert (shares > 1e-3).sum(dim=1).tolist() <= [4, 2, 1]
+    assert shares[2, 0] > 0.9999
+    mean = synthesiser.code_mean[2].view(8, 4)
+    torch.testing.assert_close(mean[0], torch.full((4,), 10 * 60 / 255))
+    assert mean[1:].eq(0).all()
+
+
+def test_fresh_images_of_several_components_survive_int8(greys, monkeypatch):
+    """A class of two far clusters is drawn as two, in the shares it had."""
+    synthesiser = measured(monkeypatch, greys, code_components=8)
+    state = decode(encode(synthesiser.state_dict(), "int8"))
+    shares = state["code_logit"].softmax(dim=1)
+    torch.testing.assert_close(
+        shares, synthesiser.code_logit.softmax(dim=1), atol=0.03, rtol=0
+    )
+    means = state["code_mean"].view(3, 8, 4)
+    high = shares[0] @ (means[0, :, 0] > 5).float()
+    assert high.item() == pytest.approx(0.25, abs=0.03)
 
 
 def test_the_codebook_has_the_moments_fresh_codes_are_drawn_with(sampler):
