@@ -253,6 +253,7 @@ def _replay() -> Settings:
             "batch_size": 128,
         },
         "loop": {"restarts": 0},
+        "evaluate": {"width": 32, "repeats": 3, "full_max_steps": 300},
     }
 
 

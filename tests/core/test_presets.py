@@ -34,6 +34,17 @@ def test_a_preset_names_what_exists(name):
     assert config.data.flip == flips(config.data.name)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [n for n in PRESETS if n.endswith("-cpu") or "-ipc" not in n or "digits" in n],
+)
+def test_a_preset_for_a_cpu_evaluates_small_networks_for_few_steps(name):
+    evaluation = CondenseConfig.preset(name).evaluate
+    assert evaluation.width == 32
+    assert evaluation.repeats <= 5
+    assert evaluation.full_max_steps <= 600
+
+
 @pytest.mark.parametrize("data", [name for name in DATA_SETS if name != "digits"])
 @pytest.mark.parametrize("count", IMAGES_PER_CLASS)
 def test_every_data_set_and_size_has_a_preset(data, count):
