@@ -285,11 +285,13 @@ class CondensedDataset:
         codes = self._synthesiser.codebook.codes
         spread = codes.std(dim=0, unbiased=False) if len(codes) > 1 else 1.0
         noise = torch.randn(count, self.spec.latent_dim, generator=draw).to(device)
-        labels, codes = labels.to(device), codes.mean(dim=0) + spread * noise
-        places = torch.zeros(count, device=device)
-        if self.spec.code_components > 1:
-            places = torch.rand(count, generator=draw).to(device)
-        images = self._synthesiser.generate(codes, labels, places)
+        labels = labels.to(device)
+        places = torch.zeros(count)
+        if self.spec.code_components > 1:  # else the noise below stays what it was
+            places.uniform_(generator=draw)
+        images = self._synthesiser.generate(
+            codes.mean(dim=0) + spread * noise, labels, places.to(device)
+        )
         if dispersed and self.spec.dispersion:
             noise = torch.randn(images.shape, generator=draw).to(device)
             images = self._synthesiser.observe(images, labels, noise)
