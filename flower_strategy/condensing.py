@@ -19,6 +19,7 @@ from condense_core import (
 from condense_core.budget import fit
 from condense_core.refine import refine
 from condense_core.seeding import derive_seed
+from condense_core.variational import IMAGES_PER_COMPONENT
 from flower_strategy.payload import Contribution, payload_size
 from flower_strategy.privacy import PrivacyConfig, release
 from flower_strategy.private_condense import condense_privately
@@ -77,7 +78,11 @@ def condense_locally(
         config = _config(settings.preset, settings, model, client, server_round)
         if settings.upload_bytes:
             config = _fitted(
-                config, kept.image_shape, kept.num_classes, settings.upload_bytes
+                config,
+                kept.image_shape,
+                kept.num_classes,
+                settings.upload_bytes,
+                components=max(1, max(counts) // IMAGES_PER_COMPONENT),
             )
         condensed = condense(kept, config, device=model.device, progress=False)
     return Contribution(
@@ -115,7 +120,11 @@ def condense_with_privacy(
     config = _config(settings.preset, settings, model, client, server_round=1)
     if settings.upload_bytes and statistics.kept:  # without any, the next step says so
         config = _fitted(
-            config, data.image_shape, len(statistics.kept), settings.upload_bytes
+            config,
+            data.image_shape,
+            len(statistics.kept),
+            settings.upload_bytes,
+            components=1,  # they are clusters of real codes
         )
     condensed, report = condense_privately(
         statistics, config.format, seed=config.seed, device=model.device
@@ -176,9 +185,14 @@ def _fitted(
     image_shape: tuple[int, int, int],
     num_classes: int,
     budget: int,
+    *,
+    components: int,
 ) -> CondenseConfig:
+    """The largest generator; no bytes go to Gaussians that would stay empty."""
+    form = config.format
+    form = replace(form, code_components=min(form.code_components, components))
     return fit(
-        config,
+        replace(config, format=form),
         image_shape=image_shape,
         num_classes=num_classes,
         budget=budget,

@@ -3,7 +3,12 @@ import torch
 
 from condense_core import DataError, ImageData
 from condense_core.networks import build_network
-from flower_strategy.condensing import condense_locally, keep_classes, select_classes
+from flower_strategy.condensing import (
+    condense_locally,
+    condense_with_privacy,
+    keep_classes,
+    select_classes,
+)
 from flower_strategy.payload import content_bytes, encode
 from flower_strategy.settings import ClientSettings, ModelSettings
 
@@ -61,6 +66,30 @@ def test_upload_stays_below_its_bound(data):
             "a", data, ClientSettings(overrides=QUICK, upload_bytes=bound), MODEL
         )
         assert content_bytes(encode(sent)) <= bound
+
+
+def test_no_bytes_go_to_gaussians_that_would_stay_empty(data):
+    """Twelve images are one cluster; ten times as many may be twelve."""
+
+    def components(images):
+        sent = condense_locally("a", images, quick(), MODEL)
+        return sent.condensed.spec.code_components
+
+    repeated = ImageData(
+        images=data.images.repeat(10, 1, 1, 1),
+        labels=data.labels.repeat(10),
+        classes=CLASSES,
+    )
+    assert components(data) == 1
+    assert components(repeated) == 12
+
+
+def test_private_statistics_have_no_clusters_and_reserve_no_bytes_for_them(data):
+    def spec(preset):
+        settings = quick(preset=preset, dp_epsilon=100.0, min_class_count=5)
+        return condense_with_privacy("a", data, settings, MODEL).condensed.spec
+
+    assert spec("federated") == spec("replay")
 
 
 def test_seed_is_the_name_and_the_round(data):
