@@ -13,8 +13,9 @@ from condense_core.errors import ConfigError
 from condense_core.generator import default_blocks
 from condense_core.synthesiser import SynthesiserSpec
 
-# (channels, latent dimension, codes), largest first. A class has no more components in
-# latent space than there are codes.
+# (channels, latent dimension, codes), largest first. A class has at most
+# COMPONENTS_PER_CODE times as many components in latent space as there are codes, so
+# that the smallest generators keep their bytes.
 LADDER = (
     (32, 32, 64),
     (32, 24, 64),
@@ -37,6 +38,7 @@ LADDER = (
     (4, 4, 8),
     (2, 4, 8),
 )
+COMPONENTS_PER_CODE = 4
 
 
 class BudgetError(ConfigError):
@@ -86,7 +88,9 @@ def fit(
             channels=channels,
             latent_dim=latent_dim,
             images_per_class=codes,
-            code_components=min(config.format.code_components, codes),
+            code_components=min(
+                config.format.code_components, COMPONENTS_PER_CODE * codes
+            ),
             blocks=blocks_for(image_shape),
             precision=precision,
         )

@@ -279,7 +279,7 @@ def _federated() -> Settings:
 
     Denser codes are what its fresh images lacked most (docs/federated.md).
     """
-    return merge(_replay(), {"format": {"code_components": 64}})
+    return merge(_replay(), {"format": {"code_components": 256}})
 
 
 def _presets() -> Iterator[tuple[str, Callable[[], Settings]]]:

@@ -43,6 +43,7 @@ class Recipe:
         momentum: Of SGD.
         weight_decay: Of SGD, on all parameters.
         batch_size: Images a step; a smaller set is one batch.
+        label_smoothing: Share of a label that is spread over all classes, in [0, 1].
     """
 
     name: str
@@ -52,16 +53,23 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     batch_size: int = 256
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the sizes.
 
         Raises:
-            ConfigError: If ``epochs`` or ``batch_size`` is not positive.
+            ConfigError: If ``epochs`` or ``batch_size`` is not positive, or
+                ``label_smoothing`` out of range.
         """
         for key, value in (("epochs", self.epochs), ("batch_size", self.batch_size)):
             if value < 1:
                 raise ConfigError(f"recipe {key} is {value}: give at least 1")
+        if not 0.0 <= self.label_smoothing <= 1.0:
+            raise ConfigError(
+                f"recipe label_smoothing is {self.label_smoothing}: choose a value "
+                "from 0 to 1"
+            )
 
 
 RECIPES: dict[str, Recipe] = {
@@ -127,7 +135,9 @@ def train_network(
             generator = make_generator(seed, "augment", step)
             images_BCHW = augment.augment(images_BCHW, generator)
         logits_BY = network(images_BCHW)
-        loss = F.cross_entropy(logits_BY, labels_B)
+        loss = F.cross_entropy(
+            logits_BY, labels_B, label_smoothing=recipe.label_smoothing
+        )
         optimiser.zero_grad()
         loss.backward()
         if on_step is not None:

@@ -168,6 +168,9 @@ class ServerSettings(Settings):
     """Optimiser steps of 128 images on them."""
     learning_rate: float = 0.1
     """Of SGD; a tenth in the second half."""
+    label_smoothing: float = 0.1
+    """Share of a label spread over all classes: a generator's image may look like
+    another class than it was drawn for."""
     augment: str = "none"
     """Augmentation of the global model's training, as in `CondenseConfig.augment`."""
     flip: bool = True
@@ -207,6 +210,11 @@ class ServerSettings(Settings):
             robust_threshold=0.0,
             merged_images_per_class=1,
         )
+        if not 0.0 <= self.label_smoothing <= 1.0:
+            raise ConfigError(
+                f"run config label-smoothing is {self.label_smoothing}: choose a value "
+                "from 0 to 1"
+            )
         for name in ("fraction_train", "max_share"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ConfigError(

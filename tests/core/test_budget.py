@@ -52,7 +52,7 @@ def test_more_classes_need_more_bytes():
     assert lots.value.minimum > few.value.minimum
 
 
-def test_a_class_has_no_more_components_than_there_are_codes():
+def test_a_class_has_no_more_components_than_four_a_code():
     config = CondenseConfig.preset("federated")
     for budget in (3_000, 8_000, 100_000):
         chosen = fit(
@@ -62,5 +62,5 @@ def test_a_class_has_no_more_components_than_there_are_codes():
             budget=budget,
             size_of=lambda spec, precision: packed_size(spec, precision, ["a", "b"]),
         ).format
-        assert chosen.code_components == min(64, chosen.images_per_class)
+        assert chosen.code_components == min(256, 4 * chosen.images_per_class)
     assert sizes(100_000).code_components == 1

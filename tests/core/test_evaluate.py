@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from condense_core.data import ImageData, PixelStatistics, to_unit
 from condense_core.devices import resolve_device
@@ -79,11 +78,12 @@ def test_completed_repeats_are_not_run_again(data, noise):
     assert len(seen) == 1
 
 
-def test_training_equals_the_optimiser_written_out():
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_training_equals_the_optimiser_written_out(smoothing):
     torch_generator = torch.Generator().manual_seed(0)
     images = torch.rand(6, 1, 8, 8, generator=torch_generator)
     labels = torch.arange(6) % 3
-    recipe = Recipe("x", epochs=5, learning_rate=0.1)
+    recipe = Recipe("x", epochs=5, learning_rate=0.1, label_smoothing=smoothing)
     trained, reference = small_network(), small_network()
     train_network(trained, images, labels, recipe=recipe, statistics=HALF, seed=0)
 
@@ -92,7 +92,9 @@ def test_training_equals_the_optimiser_written_out():
         rate = 0.1 if step < 3 else 0.01
         if step == 3:  # the first step of the second half: momentum starts again
             momenta = [torch.zeros_like(p) for p in reference.parameters()]
-        loss = nn.functional.cross_entropy(reference((images - 0.5) / 0.5), labels)
+        log_odds = reference((images - 0.5) / 0.5).log_softmax(dim=1)
+        of_labels = log_odds[torch.arange(6), labels]
+        loss = -((1 - smoothing) * of_labels + smoothing * log_odds.mean(1)).mean()
         gradients = torch.autograd.grad(loss, list(reference.parameters()))
         with torch.no_grad():
             for p, v, g in zip(reference.parameters(), momenta, gradients, strict=True):
@@ -273,6 +275,12 @@ def test_a_wrong_option_is_named(data, options, message):
 def test_a_recipe_without_steps_is_refused(sizes):
     with pytest.raises(ConfigError, match="is 0: give at least 1"):
         Recipe("x", **sizes)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.1, float("nan")])
+def test_a_label_is_smoothed_by_a_share(smoothing):
+    with pytest.raises(ConfigError, match=r"label_smoothing is .* from 0 to 1"):
+        Recipe("x", epochs=1, label_smoothing=smoothing)
 
 
 def test_sets_that_do_not_fit_each_other_are_refused(data):

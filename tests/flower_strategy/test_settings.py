@@ -24,6 +24,7 @@ def test_keys_are_field_names_with_dashes():
         (ServerSettings, {"num-server-rounds": 1.5}, "give a int"),
         (ServerSettings, {"fraction-train": 0.0}, "fraction-train"),
         (ServerSettings, {"fraction-train": 1.5}, "fraction-train"),
+        (ServerSettings, {"label-smoothing": -0.1}, "label-smoothing"),
         (ServerSettings, {"round-seconds": float("nan")}, "round-seconds"),
         (ClientSettings, {"upload-bytes": -1}, "upload-bytes"),
         (ClientSettings, {"upload-bytes": "60000"}, "upload-bytes"),
