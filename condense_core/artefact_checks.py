@@ -97,6 +97,11 @@ def read_spec(metadata: Mapping[str, Any]) -> SynthesiserSpec:
         raise ArtefactError(f"codes {spec.codes!r:.40} is not supported")
     if spec.code_map not in ("shared", "per_class"):
         raise ArtefactError(f"code map {spec.code_map!r:.40} is not supported")
+    if spec.code_components > 1 and spec.code_map != "per_class":
+        raise ArtefactError(
+            f"{spec.code_components} code components need code map 'per_class', not "
+            f"{spec.code_map!r}"
+        )
     if type(spec.dispersion) is not bool:
         raise ArtefactError(f"dispersion {spec.dispersion!r:.40} is not supported")
     if not isinstance(spec.truncation, float) or not spec.truncation > 0:

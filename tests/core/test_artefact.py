@@ -415,6 +415,7 @@ NUMBERS = (
     "embedding_dim",
     "projected_dim",
     "channels",
+    "code_components",
     "blocks",
 )
 
@@ -441,7 +442,7 @@ def test_sizes_that_do_not_fit_the_tensors_are_refused(small, key, size):
     data = small.to_bytes()
     metadata = metadata_of(data)
     metadata["architecture"][key] = size
-    if key == "blocks" and size == 1:  # the default at 8 px: the very same sizes
+    if key in ("blocks", "code_components") and size == 1:  # as it is at 8 px
         assert CondensedDataset.from_bytes(signed(load(data), metadata))
         return
     refuse(signed(load(data), metadata))
@@ -488,6 +489,13 @@ def test_wrong_types_in_the_architecture_are_refused(small, key, wrong):
     metadata = metadata_of(data)
     metadata["architecture"][key] = wrong
     refuse(signed(load(data), metadata))
+
+
+def test_several_components_of_one_shared_region_are_refused(small):
+    data = small.to_bytes()
+    metadata = metadata_of(data)
+    metadata["architecture"] |= {"code_components": 2, "code_map": "shared"}
+    assert "per_class" in refuse(signed(load(data), metadata))
 
 
 @pytest.mark.parametrize("key", ["kind", "image_shape", "num_classes"])
