@@ -6,8 +6,6 @@ Shape legend: N images, Y classes, C H W image.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from condense_core import CondensedDataset, ImageData, PixelStatistics
 from condense_core.data import to_bytes
@@ -24,7 +22,6 @@ from flower_strategy.payload import Contribution
 from flower_strategy.settings import ModelSettings, ServerSettings
 
 TRAIN_BATCH = 128
-AVERAGED_PART = 10  # the global model is an average over the last one in ten updates
 SAMPLES = 512  # generated at once
 Shares = dict[tuple[int, int], int]  # (contribution, global class) -> images
 
@@ -125,25 +122,12 @@ def train_global(
     seed: int,
     device: str | torch.device = "auto",
 ) -> None:
-    """Train the global model in place on synthetic images; left on the device.
-
-    It ends with the mean of its weights over the last tenth of the updates: a flatter
-    minimum suffers less from the shift between training and test images (`Cha et al.
-    2021 <https://arxiv.org/abs/2102.08604>`_).
-    """
+    """Train the global model in place on synthetic images; left on the device."""
     place = resolve_device(device)
     data = data.to(place)
     augment = None if settings.augment == "none" else settings.augment
-    network.to(place)
-    average = AveragedModel(network, use_buffers=True)
-    averaged_from = settings.train_steps - settings.train_steps // AVERAGED_PART
-
-    def average_late(step: int, index_B: Tensor, logits_BY: Tensor) -> None:
-        if step >= averaged_from:  # of this many updates so far
-            average.update_parameters(network)
-
     train_network(
-        network,
+        network.to(place),
         data.images,
         data.labels,
         recipe=Recipe(
@@ -158,10 +142,7 @@ def train_global(
         seed=seed,
         flip=settings.flip,
         max_steps=settings.train_steps,
-        on_step=average_late,
     )
-    average.update_parameters(network)
-    network.load_state_dict(average.module.state_dict())
 
 
 def merge(

@@ -1,11 +1,7 @@
-from copy import deepcopy
-
 import pytest
 import torch
 
 from condense_core import CondensedDataset, evaluate
-from condense_core.training import train_network
-from flower_strategy import aggregation
 from flower_strategy.aggregation import (
     initial_model,
     merge,
@@ -90,31 +86,6 @@ def test_global_model_depends_on_settings_alone_and_learns(pair):
         for a, b in zip(before.parameters(), trained.parameters(), strict=True)
     )
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_the_global_model_is_the_mean_of_its_last_weights(pair, monkeypatch):
-    """Twenty updates: the mean of the weights after 18, 19 and 20 of them."""
-    data = synthesise(pair, shares_of(pair, 100), classes=CLASSES, seed=0)
-    model = ModelSettings(network_width=4, device="cpu")
-    seen = []
-
-    def train_and_look(network, *args, on_step, **kwargs):
-        def look(step, *rest):
-            seen.append(deepcopy(network.state_dict()))
-            on_step(step, *rest)
-
-        train_network(network, *args, on_step=look, **kwargs)
-        seen.append(deepcopy(network.state_dict()))
-
-    monkeypatch.setattr(aggregation, "train_network", train_and_look)
-    trained = initial_model(model, data.image_shape, 4)
-    settings = ServerSettings(train_steps=20)
-    train_global(trained, data, data.statistics(), settings, seed=0, device="cpu")
-    assert len(seen) == 21
-    for name, value in trained.state_dict().items():
-        mean = torch.stack([state[name] for state in seen[18:]]).mean(dim=0)
-        torch.testing.assert_close(value, mean)
-        assert not torch.equal(value, seen[-1][name])
 
 
 def test_merged_artefact_holds_everybodys_images_by_their_counts(pair, tmp_path):
