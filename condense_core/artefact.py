@@ -287,7 +287,7 @@ class CondensedDataset:
         noise = torch.randn(count, self.spec.latent_dim, generator=draw).to(device)
         labels = labels.to(device)
         places = torch.zeros(count)
-        if self.spec.code_components > 1:  # else the noise below stays what it was
+        if self.spec.code_components:  # else the noise below stays what it was
             places.uniform_(generator=draw)
         images = self._synthesiser.generate(
             codes.mean(dim=0) + spread * noise, labels, places.to(device)

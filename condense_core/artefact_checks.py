@@ -31,6 +31,7 @@ REQUIRED_METADATA = (
     "normalisation",
 )
 
+MAX_COMPONENTS = 1_000_000  # of all classes together
 # Upper bounds of every size an artefact may claim, checked before anything is built.
 _LIMITS = {
     "num_classes": 100_000,
@@ -39,7 +40,6 @@ _LIMITS = {
     "embedding_dim": 100_000,
     "projected_dim": 65_536,
     "channels": 4_096,
-    "code_components": 100_000,
     "blocks": 8,
 }
 
@@ -74,6 +74,7 @@ def read_spec(metadata: Mapping[str, Any]) -> SynthesiserSpec:
     try:
         values = dict(metadata["architecture"])
         values["image_shape"] = tuple(values["image_shape"])
+        values["code_components"] = tuple(values.get("code_components", ()))
         spec = SynthesiserSpec(**values)
         classes, normalisation = metadata["classes"], metadata["normalisation"]
         numbers = [*normalisation["mean"], *normalisation["std"]]
@@ -97,11 +98,7 @@ def read_spec(metadata: Mapping[str, Any]) -> SynthesiserSpec:
         raise ArtefactError(f"codes {spec.codes!r:.40} is not supported")
     if spec.code_map not in ("shared", "per_class"):
         raise ArtefactError(f"code map {spec.code_map!r:.40} is not supported")
-    if spec.code_components > 1 and spec.code_map != "per_class":
-        raise ArtefactError(
-            f"{spec.code_components} code components need code map 'per_class', not "
-            f"{spec.code_map!r}"
-        )
+    _check_components(spec)
     if type(spec.dispersion) is not bool:
         raise ArtefactError(f"dispersion {spec.dispersion!r:.40} is not supported")
     if not isinstance(spec.truncation, float) or not spec.truncation > 0:
@@ -126,6 +123,27 @@ def read_spec(metadata: Mapping[str, Any]) -> SynthesiserSpec:
             "artefact may decode to"
         )
     return spec
+
+
+def _check_components(spec: SynthesiserSpec) -> None:
+    components = spec.code_components
+    if not components:
+        return
+    counts = all(type(n) is int and 1 <= n <= MAX_COMPONENTS for n in components)
+    if not counts or sum(components) > MAX_COMPONENTS:
+        raise ArtefactError(
+            f"code_components is {components!r:.80}: each must be 1 or more, and all "
+            f"at most {MAX_COMPONENTS}"
+        )
+    if len(components) != spec.num_classes:
+        raise ArtefactError(
+            f"code_components has {len(components)} entries, not {spec.num_classes}"
+        )
+    if spec.code_map != "per_class":
+        raise ArtefactError(
+            "code_components are regions of a class: they need code map 'per_class', "
+            f"not {spec.code_map!r}"
+        )
 
 
 def is_text(name: str) -> bool:

@@ -4,7 +4,7 @@ The sizes of a generator are chosen from a ladder and not by a formula: each run
 architecture that was tried, and a larger budget never picks a worse one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -60,6 +60,7 @@ def fit(
     num_classes: int,
     budget: int,
     size_of: Callable[[SynthesiserSpec, str], int],
+    class_counts: Sequence[int] | None = None,
 ) -> CondenseConfig:
     """The configuration with the largest generator that fits.
 
@@ -73,6 +74,7 @@ def fit(
         budget: Bytes that ``size_of`` may reach.
         size_of: Bytes of a generator of given sizes and precision, as its holder keeps
             or sends it: an upper bound, known before anything is trained.
+        class_counts: Images of each class, as for `SynthesiserSpec.from_config`.
 
     Raises:
         BudgetError: Not even the smallest fits; says the minimum.
@@ -99,6 +101,7 @@ def fit(
             image_shape=image_shape,
             num_classes=num_classes,
             embedding_dim=num_classes,
+            class_counts=class_counts,
         )
         size = size_of(spec, precision)
         if size <= budget:

@@ -362,6 +362,7 @@ def _starting_point(
         image_shape=data.image_shape,
         num_classes=data.num_classes,
         embedding_dim=embedding.shape[1],
+        class_counts=data.counts.tolist(),
     )
     with seeded_initialisation(config.seed, "synthesiser"):
         synthesiser = build_synthesiser(spec, seed=config.seed)

@@ -3,9 +3,11 @@
 A synthesiser maps (classes, codes) to images. The loop, the losses and the evaluation
 see only this, so that the generator format and the pixel format differ in nothing else.
 
-Shape legend: Y classes, K codes, Z latent, E embedding, C H W image.
+Shape legend: Y classes, K codes, Z latent, E embedding, T components of all classes
+together, C H W image.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,10 +18,17 @@ from condense_core.codebook import Codebook
 from condense_core.config import FormatConfig
 from condense_core.generator import ConditionalGenerator
 
+# Of a class's component in latent space, on average: with fewer it would be about
+# single images.
+IMAGES_PER_COMPONENT = 10
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SynthesiserSpec:
-    """Architecture by sizes: all that is needed to rebuild a synthesiser, no code."""
+    """Architecture by sizes: all that is needed to rebuild a synthesiser, no code.
+
+    ``code_components`` has the Gaussians of each class's region; empty is one each.
+    """
 
     kind: str
     image_shape: tuple[int, int, int]
@@ -33,7 +42,7 @@ class SynthesiserSpec:
     channels: int = 1
     blocks: int | None = None
     code_map: str = "shared"
-    code_components: int = 1
+    code_components: tuple[int, ...] = ()
     dispersion: bool = False
 
     @classmethod
@@ -44,8 +53,25 @@ class SynthesiserSpec:
         image_shape: tuple[int, int, int],
         num_classes: int,
         embedding_dim: int,
+        class_counts: Sequence[int] | None = None,
     ) -> "SynthesiserSpec":
-        """Sizes from the configuration and the data."""
+        """Sizes from the configuration and the data.
+
+        Args:
+            config: Section ``format``.
+            image_shape: (C, H, W).
+            num_classes: Y.
+            embedding_dim: E.
+            class_counts: Images of each class, which several components need: a class
+                gets no more than it can fill with `IMAGES_PER_COMPONENT` each. None:
+                all can.
+        """
+        components: tuple[int, ...] = (config.code_components,) * num_classes
+        if class_counts is not None:
+            components = tuple(
+                min(config.code_components, max(1, count // IMAGES_PER_COMPONENT))
+                for count in class_counts
+            )
         return cls(
             kind=config.kind,
             image_shape=image_shape,
@@ -59,13 +85,17 @@ class SynthesiserSpec:
             channels=config.channels,
             blocks=config.blocks,
             code_map=config.code_map,
-            code_components=config.code_components,
+            code_components=components if max(components) > 1 else (),
             dispersion=config.dispersion,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        return {**asdict(self), "image_shape": list(self.image_shape)}
+        return {
+            **asdict(self),
+            "image_shape": list(self.image_shape),
+            "code_components": list(self.code_components),
+        }
 
 
 class Synthesiser(nn.Module):
@@ -101,18 +131,21 @@ class GeneratorSynthesiser(Synthesiser):
     Attributes:
         codebook: `Codebook` with codes (K, Z).
         generator: `ConditionalGenerator`.
-        code_mean: (Y, M * Z), only with ``code_map="per_class"``: the means of a
-            class's M components, one after the other.
-        code_factor: (Y, Z, Z) lower triangular, likewise: components of a class have
-            their covariance in common.
-        code_logit: (Y, M), only with several components: logarithms of their shares,
-            up to a constant.
+        code_factor: (Y, Z, Z) lower triangular, only with ``code_map="per_class"``:
+            components of a class have their covariance in common.
+        code_mean: (Y, Z), likewise, with one component a class.
+        component_mean: (Z, T), with several: class after class.
+        component_logit: (1, T), likewise: logarithms of shares, up to a constant for
+            each class.
+        component_class: (T,), whose component it is; not stored.
         dispersion: (Y,), only with ``dispersion=True``; see `observe`.
     """
 
-    code_mean: Tensor
     code_factor: Tensor
-    code_logit: Tensor
+    code_mean: Tensor
+    component_mean: Tensor
+    component_logit: Tensor
+    component_class: Tensor
     dispersion: Tensor
 
     def __init__(self, spec: SynthesiserSpec, *, seed: int = 0) -> None:
@@ -135,17 +168,28 @@ class GeneratorSynthesiser(Synthesiser):
         )
         if spec.code_map == "per_class":
             classes, latent = spec.num_classes, spec.latent_dim
-            means = torch.zeros(classes, spec.code_components * latent)
-            self.register_buffer("code_mean", means)
             factor = torch.zeros(classes, latent, latent)
             if not factor.is_meta:  # only the shape is asked for; see Codebook.draw
                 factor.diagonal(dim1=1, dim2=2).fill_(1.0)
+            if spec.code_components:
+                self._add_components(spec)
+            else:
+                self.register_buffer("code_mean", torch.zeros(classes, latent))
             self.register_buffer("code_factor", factor)
-            if spec.code_components > 1:
-                logit = torch.zeros(classes, spec.code_components)
-                self.register_buffer("code_logit", logit)
         if spec.dispersion:
             self.register_buffer("dispersion", torch.zeros(spec.num_classes))
+
+    def _add_components(self, spec: SynthesiserSpec) -> None:
+        total = sum(spec.code_components)
+        means = torch.zeros(spec.latent_dim, total)
+        self.register_buffer("component_mean", means)
+        self.register_buffer("component_logit", torch.zeros(1, total))
+        owners = torch.empty(0, dtype=torch.int64)
+        if not means.is_meta:
+            owners = torch.arange(spec.num_classes).repeat_interleave(
+                torch.tensor(spec.code_components)
+            )
+        self.register_buffer("component_class", owners, persistent=False)
 
     def forward(self, class_ids_Y: Tensor, code_ids_K: Tensor) -> Tensor:
         """Images (Y, K, C, H, W): every given code under every given class."""
@@ -184,12 +228,27 @@ class GeneratorSynthesiser(Synthesiser):
 
     def _code_means(self, class_ids_B: Tensor, places_B: Tensor) -> Tensor:
         """Mean of the chosen component of each class: (B, Z)."""
-        means_YMZ: Tensor = self.code_mean.unflatten(1, (-1, self.spec.latent_dim))
-        if self.spec.code_components == 1:
-            return means_YMZ[class_ids_B, 0]
-        ends_YM: Tensor = self.code_logit.softmax(dim=1).cumsum(dim=1)
-        passed_BM = ends_YM[class_ids_B, :-1] <= places_B.unsqueeze(1)
-        return means_YMZ[class_ids_B, passed_BM.sum(dim=1)]
+        if not self.spec.code_components:
+            return self.code_mean[class_ids_B]
+        # Class y has the interval [y, y + 1), divided among its components.
+        ends_T = self.component_shares().double().cumsum(dim=0)
+        chosen_B = torch.searchsorted(
+            ends_T, class_ids_B + places_B.double(), right=True
+        )
+        sizes_Y = torch.bincount(self.component_class, minlength=self.spec.num_classes)
+        after_Y = sizes_Y.cumsum(dim=0)
+        first_B, last_B = (after_Y - sizes_Y)[class_ids_B], (after_Y - 1)[class_ids_B]
+        return self.component_mean.T[chosen_B.clamp(first_B, last_B)]
+
+    def component_shares(self) -> Tensor:
+        """Share of each component in its class: (T,), summing to 1 for every class."""
+        logit_T, owner_T = self.component_logit[0], self.component_class
+        none_Y = logit_T.new_zeros(self.spec.num_classes)
+        highest_Y = none_Y.scatter_reduce(
+            0, owner_T, logit_T, "amax", include_self=False
+        )
+        odds_T = (logit_T - highest_Y[owner_T]).exp()
+        return odds_T / none_Y.index_add(0, owner_T, odds_T)[owner_T]
 
     def observe(
         self, images_BCHW: Tensor, class_ids_B: Tensor, noise_BCHW: Tensor

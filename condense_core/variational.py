@@ -30,8 +30,6 @@ HIDDEN_UNITS = 400  # of the encoder; it is not stored
 CODED_IMAGES = 6000  # of each class, at most, that its code map is measured on
 CODED_AT_ONCE = 512
 JITTER = 1e-4  # on the diagonal of a covariance: a class of one image has none
-# Of a component, on average: with fewer it would be about single images.
-IMAGES_PER_COMPONENT = 10
 SMALLEST_SHARE = 1e-6  # of a component nobody is in; int8 holds its logarithm
 
 
@@ -166,13 +164,12 @@ def _measure_code_map(
     """
     spec = synthesiser.spec
     identity = torch.eye(spec.latent_dim, device=sampler.device)
+    first = 0  # component of the class
     for label in range(len(sampler.classes)):
         images = to_unit(sampler.all_of(label)[:CODED_IMAGES])
         labels = torch.full((len(images),), label, device=sampler.device)
         mean_NZ, log_variance_NZ = encoder(images, labels)
-        components = min(
-            spec.code_components, max(1, len(images) // IMAGES_PER_COMPONENT)
-        )
+        components = spec.code_components[label] if spec.code_components else 1
         centres_MZ = cluster_centres(
             mean_NZ, components, generator=make_generator(seed, "code-map", label)
         )
@@ -183,9 +180,10 @@ def _measure_code_map(
         synthesiser.code_factor[label] = torch.linalg.cholesky(
             spread + within + JITTER * identity
         )
-        means_MZ = synthesiser.code_mean[label].unflatten(0, (-1, spec.latent_dim))
-        means_MZ[:components] = centres_MZ
-        if spec.code_components > 1:
-            members_M = torch.bincount(nearest_N, minlength=spec.code_components)
-            shares_M = members_M / len(images)
-            synthesiser.code_logit[label] = shares_M.clamp_min(SMALLEST_SHARE).log()
+        if not spec.code_components:
+            synthesiser.code_mean[label] = centres_MZ[0]
+            continue
+        own = slice(first, first := first + components)
+        shares_M = torch.bincount(nearest_N, minlength=components) / len(images)
+        synthesiser.component_mean[:, own] = centres_MZ.T
+        synthesiser.component_logit[0, own] = shares_M.clamp_min(SMALLEST_SHARE).log()

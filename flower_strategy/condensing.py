@@ -3,7 +3,7 @@
 Shape legend: Y global classes, y classes the client keeps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,7 +19,6 @@ from condense_core import (
 from condense_core.budget import fit
 from condense_core.refine import refine
 from condense_core.seeding import derive_seed
-from condense_core.variational import IMAGES_PER_COMPONENT
 from flower_strategy.payload import Contribution, payload_size
 from flower_strategy.privacy import PrivacyConfig, release
 from flower_strategy.private_condense import condense_privately
@@ -82,7 +81,7 @@ def condense_locally(
                 kept.image_shape,
                 kept.num_classes,
                 settings.upload_bytes,
-                components=max(1, max(counts) // IMAGES_PER_COMPONENT),
+                class_counts=counts,
             )
         condensed = condense(kept, config, device=model.device, progress=False)
     return Contribution(
@@ -124,7 +123,7 @@ def condense_with_privacy(
             data.image_shape,
             len(statistics.kept),
             settings.upload_bytes,
-            components=1,  # they are clusters of real codes
+            class_counts=[0] * len(statistics.kept),  # there are no codes to cluster
         )
     condensed, report = condense_privately(
         statistics, config.format, seed=config.seed, device=model.device
@@ -186,17 +185,15 @@ def _fitted(
     num_classes: int,
     budget: int,
     *,
-    components: int,
+    class_counts: Sequence[int],
 ) -> CondenseConfig:
-    """The largest generator; no bytes go to Gaussians that would stay empty."""
-    form = config.format
-    form = replace(form, code_components=min(form.code_components, components))
     return fit(
-        replace(config, format=form),
+        config,
         image_shape=image_shape,
         num_classes=num_classes,
         budget=budget,
         size_of=payload_size,
+        class_counts=class_counts,
     )
 
 

@@ -415,7 +415,6 @@ NUMBERS = (
     "embedding_dim",
     "projected_dim",
     "channels",
-    "code_components",
     "blocks",
 )
 
@@ -442,7 +441,7 @@ def test_sizes_that_do_not_fit_the_tensors_are_refused(small, key, size):
     data = small.to_bytes()
     metadata = metadata_of(data)
     metadata["architecture"][key] = size
-    if key in ("blocks", "code_components") and size == 1:  # as it is at 8 px
+    if key == "blocks" and size == 1:  # the default at 8 px: the very same sizes
         assert CondensedDataset.from_bytes(signed(load(data), metadata))
         return
     refuse(signed(load(data), metadata))
@@ -491,11 +490,30 @@ def test_wrong_types_in_the_architecture_are_refused(small, key, wrong):
     refuse(signed(load(data), metadata))
 
 
-def test_several_components_of_one_shared_region_are_refused(small):
-    data = small.to_bytes()
+@pytest.mark.parametrize("wrong", [*WRONG, [0], [1.5], [True], ["8"], [[2]], [2**40]])
+def test_components_that_are_no_counts_are_refused(make_condensed, wrong):
+    condensed = make_condensed(code_map="per_class", code_components=(2, 1, 3))
+    data = condensed.to_bytes()
     metadata = metadata_of(data)
-    metadata["architecture"] |= {"code_components": 2, "code_map": "shared"}
-    assert "per_class" in refuse(signed(load(data), metadata))
+    assert CondensedDataset.from_bytes(data).spec.code_components == (2, 1, 3)
+    if type(wrong) is list and wrong:
+        wrong = [2, 1, *wrong]
+    metadata["architecture"]["code_components"] = wrong
+    refuse(signed(load(data), metadata))
+
+
+def test_components_of_other_classes_or_of_a_shared_region_are_refused(make_condensed):
+    condensed = make_condensed(code_map="per_class", code_components=(2, 1, 3))
+    data = condensed.to_bytes()
+    for change, words in (
+        ({"code_components": [2, 4]}, "2 entries, not 3"),
+        ({"code_components": [1, 2, 2]}, "component_"),
+        ({"code_components": [600_000, 600_000, 1]}, "at most"),
+        ({"code_map": "shared"}, "per_class"),
+    ):
+        metadata = metadata_of(data)
+        metadata["architecture"] |= change
+        assert words in refuse(signed(load(data), metadata))
 
 
 @pytest.mark.parametrize("key", ["kind", "image_shape", "num_classes"])
@@ -678,12 +696,12 @@ def test_fresh_images_have_the_stored_dispersion_and_fixed_ones_do_not(make_cond
 
 def test_fresh_images_come_from_every_component(make_condensed):
     """One component of a class makes other images than the other; both are drawn."""
-    condensed = make_condensed(code_map="per_class", code_components=2)
+    condensed = make_condensed(code_map="per_class", code_components=(2, 2, 2))
     classes, latent = condensed.spec.num_classes, condensed.spec.latent_dim
-    means = torch.zeros(classes, 2, latent)
-    means[:, 1] = 30.0
+    means = torch.zeros(latent, 2 * classes)
+    means[:, 1::2] = 30.0
     tensors = condensed.tensors | {
-        "code_mean": means.flatten(1).to(condensed.tensors["code_mean"].dtype),
+        "component_mean": means.to(condensed.tensors["component_mean"].dtype),
         "code_factor": torch.zeros_like(condensed.tensors["code_factor"]),
     }
     condensed = CondensedDataset(tensors, condensed.metadata)

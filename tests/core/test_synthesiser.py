@@ -67,7 +67,11 @@ def test_spec_holds_what_the_configuration_says_and_is_json():
         dispersion=True,
     )
     spec = SynthesiserSpec.from_config(
-        config, image_shape=(3, 8, 9), num_classes=5, embedding_dim=19
+        config,
+        image_shape=(3, 8, 9),
+        num_classes=5,
+        embedding_dim=19,
+        class_counts=[0, 19, 20, 59, 600],
     )
     assert json.loads(json.dumps(spec.to_dict())) == {
         "kind": "generator",
@@ -82,17 +86,31 @@ def test_spec_holds_what_the_configuration_says_and_is_json():
         "channels": 17,
         "blocks": 2,
         "code_map": "per_class",
-        "code_components": 5,
+        "code_components": [1, 1, 2, 5, 5],
         "dispersion": True,
     }
 
 
+def test_every_class_gets_all_components_where_its_images_are_not_known():
+    def components(count, class_counts=None):
+        return SynthesiserSpec.from_config(
+            FormatConfig(code_map="per_class", code_components=count),
+            image_shape=(1, 8, 8),
+            num_classes=2,
+            embedding_dim=2,
+            class_counts=class_counts,
+        ).code_components
+
+    assert components(5) == (5, 5)
+    assert components(1) == components(5, [10, 19]) == ()
+
+
 def mixture():
-    """Three classes of two components: shares 1/4 and 3/4, 1 and 0, equal."""
-    synthesiser = build(code_map="per_class", code_components=2).eval()
-    synthesiser.code_mean.copy_(torch.arange(24.0).view(3, 8) / 4)
-    shares = torch.tensor([[1.0, 3.0], [1.0, 1e-9], [2.0, 2.0]])
-    synthesiser.code_logit.copy_(shares.log())
+    """Classes of 2, 1 and 3 components: shares 1/4 and 3/4, 1, and 1/2, 0 and 1/2."""
+    synthesiser = build(code_map="per_class", code_components=(2, 1, 3)).eval()
+    synthesiser.component_mean.copy_(torch.arange(24.0).view(6, 4).T / 4)
+    shares = torch.tensor([[1.0, 3.0, 9.0, 2.0, 1e-9, 2.0]])
+    synthesiser.component_logit.copy_(shares.log())
     return synthesiser
 
 
@@ -103,17 +121,17 @@ def generated_from(synthesiser, codes, labels):
 
 def test_places_choose_components_by_their_shares(generator):
     synthesiser, codes = mixture(), torch.randn(4, 4, generator=generator)
-    means = synthesiser.code_mean.view(3, 2, 4)
+    means = synthesiser.component_mean.T
     for label, component, places in (
         (0, 0, [0.0, 0.1, 0.2, 0.2499]),
-        (0, 1, [0.2501, 0.5, 0.9, 0.9999999]),
-        (1, 0, [0.0, 0.3, 0.6, 0.9999]),
-        (2, 0, [0.0, 0.3, 0.4, 0.4999]),
-        (2, 1, [0.5001, 0.6, 0.8, 1.0]),
+        (0, 1, [0.2501, 0.5, 0.9, 1.0]),
+        (1, 2, [0.0, 0.3, 0.6, 1.0]),
+        (2, 3, [0.0, 0.3, 0.4, 0.4999]),
+        (2, 5, [0.5001, 0.6, 0.9999999, 1.0]),
     ):
         labels = torch.full((4,), label)
         images = synthesiser.generate(codes, labels, torch.tensor(places))
-        expected = generated_from(synthesiser, codes + means[label, component], labels)
+        expected = generated_from(synthesiser, codes + means[component], labels)
         torch.testing.assert_close(images, expected)
 
 
@@ -121,16 +139,16 @@ def test_shares_do_not_depend_on_a_constant(generator):
     synthesiser, codes = mixture(), torch.randn(100, 4, generator=generator)
     labels, places = torch.arange(100) % 3, torch.rand(100, generator=generator)
     images = synthesiser.generate(codes, labels, places)
-    synthesiser.code_logit += 7.0
+    synthesiser.component_logit += torch.tensor([7.0, 7.0, -3.0, 99.0, 99.0, 99.0])
     torch.testing.assert_close(synthesiser.generate(codes, labels, places), images)
 
 
 def test_the_codebook_is_spread_over_the_components(generator):
     synthesiser, codes = mixture(), torch.randn(4, 4, generator=generator)
-    means = synthesiser.code_mean.view(3, 2, 4)
+    means = synthesiser.component_mean.T
     images = synthesiser.from_codes(torch.arange(3), codes)
-    for label, components in enumerate(([0, 1, 1, 1], [0, 0, 0, 0], [0, 0, 1, 1])):
-        moved = codes + means[label, components]
+    for label, components in enumerate(([0, 1, 1, 1], [2, 2, 2, 2], [3, 3, 5, 5])):
+        moved = codes + means[components]
         expected = generated_from(synthesiser, moved, torch.full((4,), label))
         torch.testing.assert_close(images[label], expected)
 
@@ -138,8 +156,8 @@ def test_the_codebook_is_spread_over_the_components(generator):
 def test_one_component_has_no_shares_and_equal_ones_change_nothing(generator):
     one = build(code_map="per_class").eval()
     assert one.code_mean.shape == (3, 4)
-    assert "code_logit" not in one.state_dict()
-    several = build(code_map="per_class", code_components=6).eval()
+    assert not any("component" in name for name in one.state_dict())
+    several = build(code_map="per_class", code_components=(6, 1, 2)).eval()
     codes, labels = torch.randn(9, 4, generator=generator), torch.arange(9) % 3
     places = torch.rand(9, generator=generator)
     torch.testing.assert_close(

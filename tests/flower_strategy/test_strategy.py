@@ -277,7 +277,9 @@ def test_an_earlier_contribution_stays_when_its_client_fails(
 
 def test_a_poisoned_class_is_dropped(strategy_of, grid_of, run_config):
     run_config |= {"robust-threshold": 4.0, "upload-bytes": 30_000}
-    run_config["overrides"] = "pretrain.steps=150 pretrain.batch_size=64"
+    run_config["overrides"] = (
+        "pretrain.steps=150 pretrain.batch_size=64 format.code_components=1"
+    )
 
     def poisons(message, reply):
         spec = json.loads(reply.content["spec"]["json"])
