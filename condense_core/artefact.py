@@ -113,7 +113,8 @@ class CondensedDataset:
 
         Weights are rounded to the stored precision first and batch-norm statistics
         recalibrated over codebook x classes afterwards, so that they fit the weights
-        the file really holds.
+        the file really holds. With several components a class they stay those of
+        training: the codebook would visit few components, and each as often.
 
         Args:
             synthesiser: Left unchanged.
@@ -128,7 +129,7 @@ class CondensedDataset:
         rounded = _blank(spec).to(device)
         tensors = encode(synthesiser.state_dict(), precision)
         rounded.load_state_dict(decode(tensors), strict=False)
-        if isinstance(rounded, GeneratorSynthesiser):
+        if isinstance(rounded, GeneratorSynthesiser) and not spec.code_components:
             rounded.recalibrate(max_batch=max_batch)
             running = {k: v for k, v in rounded.state_dict().items() if "running_" in k}
             tensors |= encode(running, precision)

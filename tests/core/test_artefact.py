@@ -10,8 +10,11 @@ from safetensors.torch import load, save
 from condense_core import artefact
 from condense_core.artefact import CondensedDataset
 from condense_core.artefact_checks import METADATA_KEY
+from condense_core.data import PixelStatistics
 from condense_core.errors import ArtefactError, RunError
 from condense_core.runlog import atomic_write_bytes
+from condense_core.seeding import seeded_initialisation
+from condense_core.synthesiser import SynthesiserSpec, build_synthesiser
 
 PRECISIONS = ("fp32", "fp16", "int8")
 FORMATS = [("generator", p) for p in PRECISIONS] + [("pixels", p) for p in PRECISIONS]
@@ -692,6 +695,39 @@ def test_fresh_images_have_the_stored_dispersion_and_fixed_ones_do_not(make_cond
     )
     assert torch.equal(one[1], two[1])
     assert 0.01 < float((one[0] - two[0]).abs().mean()) < 0.2
+
+
+@pytest.mark.parametrize(("components", "kept"), [((), False), ((2, 1, 3), True)])
+def test_statistics_of_training_are_kept_where_the_codebook_cannot_stand_for_it(
+    components, kept
+):
+    with seeded_initialisation(0, "test"):
+        synthesiser = build_synthesiser(
+            SynthesiserSpec(
+                kind="generator",
+                image_shape=(1, 8, 8),
+                num_classes=3,
+                images_per_class=4,
+                latent_dim=4,
+                embedding_dim=3,
+                projected_dim=2,
+                channels=2,
+                code_map="per_class",
+                code_components=components,
+            )
+        )
+    norms = [m for m in synthesiser.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.running_mean.fill_(0.25)
+    condensed = CondensedDataset.from_synthesiser(
+        synthesiser,
+        classes=["a", "b", "c"],
+        statistics=PixelStatistics((0.5,), (0.5,)),
+        precision="fp32",
+    )
+    stored = [v for k, v in condensed.tensors.items() if "running_mean" in k]
+    assert len(stored) == len(norms) > 0
+    assert all(bool((v == 0.25).all()) == kept for v in stored)
 
 
 def test_fresh_images_come_from_every_component(make_condensed):
