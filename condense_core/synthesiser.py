@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from condense_core.codebook import Codebook
 from condense_core.config import FormatConfig
@@ -138,6 +139,7 @@ class GeneratorSynthesiser(Synthesiser):
         component_logit: (1, T), likewise: logarithms of shares, up to a constant for
             each class.
         component_class: (T,), whose component it is; not stored.
+        component_end: (Y,), where the components of a class end; not stored.
         dispersion: (Y,), only with ``dispersion=True``; see `observe`.
     """
 
@@ -146,6 +148,7 @@ class GeneratorSynthesiser(Synthesiser):
     component_mean: Tensor
     component_logit: Tensor
     component_class: Tensor
+    component_end: Tensor
     dispersion: Tensor
 
     def __init__(self, spec: SynthesiserSpec, *, seed: int = 0) -> None:
@@ -184,12 +187,12 @@ class GeneratorSynthesiser(Synthesiser):
         means = torch.zeros(spec.latent_dim, total)
         self.register_buffer("component_mean", means)
         self.register_buffer("component_logit", torch.zeros(1, total))
+        counts = torch.tensor(spec.code_components)
         owners = torch.empty(0, dtype=torch.int64)
         if not means.is_meta:
-            owners = torch.arange(spec.num_classes).repeat_interleave(
-                torch.tensor(spec.code_components)
-            )
+            owners = torch.arange(spec.num_classes).repeat_interleave(counts)
         self.register_buffer("component_class", owners, persistent=False)
+        self.register_buffer("component_end", counts.cumsum(0), persistent=False)
 
     def forward(self, class_ids_Y: Tensor, code_ids_K: Tensor) -> Tensor:
         """Images (Y, K, C, H, W): every given code under every given class."""
@@ -235,10 +238,9 @@ class GeneratorSynthesiser(Synthesiser):
         chosen_B = torch.searchsorted(
             ends_T, class_ids_B + places_B.double(), right=True
         )
-        sizes_Y = torch.bincount(self.component_class, minlength=self.spec.num_classes)
-        after_Y = sizes_Y.cumsum(dim=0)
-        first_B, last_B = (after_Y - sizes_Y)[class_ids_B], (after_Y - 1)[class_ids_B]
-        return self.component_mean.T[chosen_B.clamp(first_B, last_B)]
+        first_Y, last_Y = F.pad(self.component_end[:-1], (1, 0)), self.component_end - 1
+        chosen_B = chosen_B.clamp(first_Y[class_ids_B], last_Y[class_ids_B])
+        return self.component_mean.T[chosen_B]
 
     def component_shares(self) -> Tensor:
         """Share of each component in its class: (T,), summing to 1 for every class."""
