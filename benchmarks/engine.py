@@ -10,11 +10,15 @@ rate of a large matrix product, measured in the same run in the same precision.
 
 import copy
 import resource
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from plain import PlainState
 from timing import finish, interleaved, parser, start, wait
+from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 from condense_core.compute import compute_scope, resolve_precision
@@ -24,7 +28,11 @@ from condense_core.engine import LoopState, condense_loop
 from condense_core.experiment import load_splits
 from condense_core.runlog import RunLog
 from condense_core.seeding import make_generator, seeded_initialisation
-from condense_core.synthesiser import SynthesiserSpec, build_synthesiser
+from condense_core.synthesiser import (
+    Synthesiser,
+    SynthesiserSpec,
+    build_synthesiser,
+)
 
 ONE_OUTER_ITERATION = [
     "loop.restarts=1",
@@ -34,6 +42,7 @@ ONE_OUTER_ITERATION = [
 ]
 MATRIX = 2048  # side of the products that the floor is measured by
 EMBEDDING = 128
+LISTED = 15  # kernels of a profile
 
 
 def main() -> None:
@@ -41,6 +50,12 @@ def main() -> None:
     options.add_argument("preset")
     options.add_argument("--data-root", type=Path)
     options.add_argument("--set", dest="overrides", action="append", default=[])
+    options.add_argument(
+        "--without-plain", action="store_true", help="leave out the reference"
+    )
+    options.add_argument(
+        "--profile", action="store_true", help="name the kernels that take longest"
+    )
     arguments = options.parse_args()
     device = start(arguments)
 
@@ -60,12 +75,15 @@ def main() -> None:
     synthesiser.class_embedding.normal_(generator=draw)
     synthesiser.to(device)
 
-    def outer_iteration(kind, settings: CondenseConfig) -> torch.Tensor:
-        """The images that one outer iteration ends with."""
+    def prepared(kind, settings: CondenseConfig) -> LoopState:
         own = copy.deepcopy(synthesiser)
-        state = kind(settings, own, statistics, device=device)
+        return kind(settings, own, statistics, device=device)
+
+    def outer_iteration(state: LoopState) -> None:
+        """Of a state that may have done it before: its graphs are kept."""
+        state.outer = 0
         log = RunLog(None, total=0, description="", progress=False)
-        with compute_scope(settings.compute, device), log:
+        with compute_scope(state.config.compute, device), log:
             condense_loop(
                 state,
                 sampler=sampler,
@@ -74,17 +92,19 @@ def main() -> None:
                 save=lambda _: None,
                 probe=lambda _: 0.0,
             )
-            everything = (
-                torch.arange(n, device=device)
-                for n in (spec.num_classes, spec.images_per_class)
-            )
-            with torch.no_grad():
-                return own(*everything)
 
-    again = config.with_overrides(["loop.reuse_association=false"])
+    def images_of(synthesiser: Synthesiser) -> torch.Tensor:
+        everything = (
+            torch.arange(n, device=device)
+            for n in (spec.num_classes, spec.images_per_class)
+        )
+        with torch.no_grad(), compute_scope(config.compute, device):
+            return synthesiser.train()(*everything)
+
     updates = config.loop.generator_updates
+    uncaptured = config.with_overrides(["compute.compile=none"])  # to be counted once
     with FlopCounterMode(display=False) as counter:
-        ours = outer_iteration(LoopState, config)
+        outer_iteration(prepared(LoopState, uncaptured))
     flops = counter.get_total_flops() / updates
     wait(device)
     memory = (
@@ -92,24 +112,29 @@ def main() -> None:
         if device.type == "cuda"
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
-    with torch.no_grad():
-        began = copy.deepcopy(synthesiser).train()(
-            torch.arange(spec.num_classes, device=device),
-            torch.arange(spec.images_per_class, device=device),
-        )
-    plain = outer_iteration(PlainState, again)
+    states = {"ours": prepared(LoopState, config)}
+    if not arguments.without_plain:
+        again = config.with_overrides(["loop.reuse_association=false"])
+        states["plain"] = prepared(PlainState, again)
+    began, ended = images_of(copy.deepcopy(synthesiser)), {}
+    for name, state in states.items():
+        outer_iteration(state)
+        ended[name] = images_of(copy.deepcopy(state.synthesiser))
     seconds = interleaved(
-        {
-            "ours": lambda: outer_iteration(LoopState, config),
-            "plain": lambda: outer_iteration(PlainState, again),
-        },
+        {name: partial(outer_iteration, state) for name, state in states.items()},
         rounds=arguments.rounds,
         device=device,
-        warm=True,
     )
     step = seconds["ours"] / updates
     classes = config.loop.classes_per_step or spec.num_classes
     codes = config.loop.codes_per_step or spec.images_per_class
+    plain = {}
+    if "plain" in states:
+        plain = {
+            "plain_seconds_per_step": seconds["plain"] / updates,
+            "ratio_plain_over_ours": seconds["plain"] / seconds["ours"],
+            "mean_image_difference_to_plain": _distance(ended["ours"], ended["plain"]),
+        }
     rate = matrix_rate(device, resolve_precision(config.compute.precision, device))
     finish(
         arguments,
@@ -120,16 +145,37 @@ def main() -> None:
             "seconds_per_step": step,
             "steps_per_second": 1 / step,
             "synthetic_images_per_second": classes * codes / step,
-            "plain_seconds_per_step": seconds["plain"] / updates,
-            "ratio_plain_over_ours": seconds["plain"] / seconds["ours"],
+            **plain,
             "peak_memory_bytes": memory,
             "flops_per_step": flops,
             "matrix_flops_per_second": rate,
             "share_of_floor": flops / rate / step,
-            "mean_image_change": (ours - began).abs().mean().item(),
-            "mean_image_difference_to_plain": (ours - plain).abs().mean().item(),
+            "mean_image_change": _distance(ended["ours"], began),
+            "profile": profile(partial(outer_iteration, states["ours"]), device)
+            if arguments.profile
+            else None,
         },
     )
+
+
+def _distance(images: torch.Tensor, others: torch.Tensor) -> float:
+    return (images - others).abs().mean().item()
+
+
+def profile(work: Callable[[], Any], device: torch.device) -> dict[str, float]:
+    """Milliseconds of the kernels that take longest, and of all of them, by name."""
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profiler:
+        work()
+        wait(device)
+    kernels = {
+        event.key: (event.self_device_time_total if cuda else event.self_cpu_time_total)
+        / 1e3
+        for event in profiler.key_averages()
+    }
+    longest = sorted(kernels, key=kernels.__getitem__, reverse=True)[:LISTED]
+    return {"all": sum(kernels.values()), **{name: kernels[name] for name in longest}}
 
 
 def matrix_rate(device: torch.device, precision: str) -> float:

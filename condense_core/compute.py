@@ -31,6 +31,28 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return name
 
 
+def uses_graphs(config: ComputeConfig, device: torch.device, world: int) -> bool:
+    """Whether windows of students are replayed as CUDA graphs.
+
+    Args:
+        config: ``compile`` decides.
+        device: Where they are trained.
+        world: Processes that share them; between several there is communication, which
+            is not captured.
+
+    Raises:
+        ConfigError: Graphs are asked of a device that has none, or of several
+            processes.
+    """
+    possible = device.type == "cuda" and world == 1
+    if config.compile == "graphs" and not possible:
+        raise ConfigError(
+            f"compute.compile=graphs needs one process on a CUDA device, not {world} "
+            f"on {device.type}: use auto"
+        )
+    return possible and config.compile in ("auto", "graphs")
+
+
 @contextmanager
 def compute_scope(config: ComputeConfig, device: torch.device) -> Iterator[None]:
     """Compute as configured inside a ``with``; settings are as before afterwards.
@@ -92,7 +114,7 @@ def prepare_network(network: FeatureNetwork, config: ComputeConfig) -> None:
 
 
 def _buffers_kept(config: ComputeConfig) -> AbstractContextManager[None]:
-    if config.compile == "none":
+    if config.compile != "default":
         return nullcontext()
     import torch._functorch.config as functorch_config
 

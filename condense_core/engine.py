@@ -12,7 +12,11 @@ from torch.nn import functional as F
 
 from condense_core.augment import SiameseAugment
 from condense_core.class_embedding import standardise
-from condense_core.compute import prepare_generator, prepare_network
+from condense_core.compute import (
+    prepare_generator,
+    prepare_network,
+    uses_graphs,
+)
 from condense_core.config import CondenseConfig
 from condense_core.data import ClassSampler, PixelStatistics
 from condense_core.discriminator import FeatureDiscriminator
@@ -97,16 +101,16 @@ def condense_loop(
                 config=loss,
                 ranks=state.ranks,
             )
+            logging = step % LOG_EVERY == 0 or step + 1 == loop.total
             if loss.unrolled:
                 terms["unrolled"] = state.unrolled_term(
-                    step, images_YKCHW, association, sampler
+                    step, images_YKCHW, association, sampler, once=not logging
                 )
             if loss.trajectory:
                 terms["trajectory"] = state.trajectory_term(
                     step, images_YKCHW, class_ids
                 )
             total = weighted_sum(terms, loss)
-            logging = step % LOG_EVERY == 0 or step + 1 == loop.total
             norms = {}
             if logging:
                 norms = gradient_norms(terms, images_YKCHW, loss, state.ranks)
@@ -202,6 +206,7 @@ class LoopState:
                 seed=config.seed,
                 device=device,
                 ranks=ranks,
+                graphs=uses_graphs(config.compute, device, ranks.world),
             )
         self.trajectories = None
         if config.loss.trajectory:
@@ -318,8 +323,13 @@ class LoopState:
         images_YKCHW: Tensor,
         association: Association,
         sampler: ClassSampler,
+        *,
+        once: bool,
     ) -> Tensor:
-        """Loss on real images of a student trained on these synthetic ones."""
+        """Loss on real images of a student trained on these synthetic ones.
+
+        ``once`` says that its gradient is taken at most once.
+        """
         assert self.students is not None
         draw = make_generator(self.config.seed, "unrolled-real", step)
         class_ids_Y, part = association.class_ids_Y, association.part
@@ -334,6 +344,7 @@ class LoopState:
             self.statistics.normalise(real),
             class_ids_Y.repeat_interleave(per_class),
             part=part.times(codes),
+            once=once,
         )
 
     def trajectory_term(

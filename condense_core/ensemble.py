@@ -134,7 +134,8 @@ def train_ensemble(
     skeleton = copy.deepcopy(networks[0]).to("meta")
 
     def loss(weights: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(functional_call(skeleton, weights, (images,)), labels)
+        logits = functional_call(skeleton, weights, (images,))
+        return F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
 
     optimiser = sgd(weights.values(), recipe, recipe.learning_rate)
     for step, (images, labels) in enumerate(islice(batches, total)):

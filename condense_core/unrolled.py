@@ -11,6 +11,8 @@ pool of FRePo, Zhou et al. 2022).
 Shape legend: B batch, Y classes.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,12 +23,14 @@ from torch.nn import functional as F
 from condense_core.augment import SiameseAugment
 from condense_core.config import UnrolledConfig
 from condense_core.distributed import ALONE, Ranks
+from condense_core.graphs import GraphedFunction
 from condense_core.networks import build_network
+from condense_core.networks.norm import differentiate_twice
 from condense_core.parts import Part
 from condense_core.seeding import derive_seed, make_generator
 from condense_core.training import Recipe
 
-Weights = dict[str, Tensor]
+Window = Callable[..., tuple[Tensor, ...]]
 
 
 class StudentPool:
@@ -46,6 +50,7 @@ class StudentPool:
         seed: int,
         device: torch.device,
         ranks: Ranks = ALONE,
+        graphs: bool = False,
     ) -> None:
         """Fill the pool with new students.
 
@@ -57,12 +62,15 @@ class StudentPool:
             seed: Of initialisations and draws.
             device: Where students live.
             ranks: Processes that share the images of a step.
+            graphs: Whether to replay windows as CUDA graphs; one process on CUDA only.
         """
         self.config = config
         self._shape, self._classes = image_shape, num_classes
         self._augment, self._seed, self._device = augment, seed, device
         self._ranks = ranks
+        self._graphed = GraphedFunction(self._train) if graphs else None
         self._network = self._fresh_network(0)
+        differentiate_twice(self._network, fused=graphs)
         self.students = [self._fresh(serial) for serial in range(config.students)]
         for index, student in enumerate(self.students):
             # Staggered first retirements: the pool is of mixed age from then on.
@@ -77,8 +85,9 @@ class StudentPool:
         real_images_BCHW: Tensor,
         real_labels_B: Tensor,
         part: Part | None = None,
+        once: bool = False,
     ) -> Tensor:
-        """Cross entropy on real images after a window of steps on synthetic ones.
+        """Outer loss on real images after a window of steps on synthetic ones.
 
         The chosen student advances by the window (detached), or retires.
 
@@ -90,57 +99,84 @@ class StudentPool:
             real_labels_B: Their classes.
             part: Which images of the step these are, if not all. The real ones are of
                 the same classes, and the loss is an addend of the step's.
+            once: Whether its gradient is taken at most once, which is what a graph
+                allows.
         """
         part = part or Part(0, len(images_BCHW), len(images_BCHW))
         draw = make_generator(self._seed, "unrolled", step)
         turn = int(torch.randint(len(self.students), (1,), generator=draw))
         student = self.students[turn]
-        weights = {
-            k: v.detach().requires_grad_() for k, v in student["weights"].items()
-        }
-        momenta = student["momenta"]
-        for _ in range(self.config.window):
-            augmented = self._augment.augment(images_BCHW, draw, part=part)
-            weights, momenta = self._sgd(
-                weights, momenta, augmented, labels_B, part.share
-            )
-        logits = functional_call(self._network, weights, (real_images_BCHW,))
+        augmented = (
+            self._augment.augment(images_BCHW, draw, part=part)
+            for _ in range(self.config.window)
+        )
+        train: Window = partial(self._train, share=part.share)
+        if self._graphed is not None and once:
+            train = self._graphed
+        loss, *after = train(
+            *student["weights"].values(),
+            *student["momenta"].values(),
+            *augmented,
+            labels_B,
+            real_images_BCHW,
+            real_labels_B,
+        )
 
         age = student["age"] + self.config.window
         if age >= self.config.max_age:
             self.students[turn] = self._fresh(self._next_serial)
             self._next_serial += 1
         else:
-            student["weights"] = {k: v.detach() for k, v in weights.items()}
-            student["momenta"] = {k: v.detach() for k, v in momenta.items()}
+            names = list(student["weights"])
+            # Clones: a graph overwrites its results.
+            after = [tensor.detach().clone() for tensor in after]
+            student["weights"] = dict(zip(names, after[: len(names)], strict=True))
+            student["momenta"] = dict(zip(names, after[len(names) :], strict=True))
             student["age"] = age
-        if self.config.outer_loss == "cross_entropy":
-            return F.cross_entropy(logits, real_labels_B) * part.share
-        return brier_score(logits, real_labels_B) * part.share
+        return loss
 
-    def _sgd(
-        self,
-        weights: Weights,
-        momenta: Weights,
-        images: Tensor,
-        labels: Tensor,
-        share: float,
-    ) -> tuple[Weights, Weights]:
-        """One differentiable step of SGD with momentum and weight decay."""
-        loss = F.cross_entropy(
-            functional_call(self._network, weights, (images,)), labels
+    def _train(self, *tensors: Tensor, share: float = 1.0) -> tuple[Tensor, ...]:
+        """A window of SGD with momentum and weight decay, then the loss on real images.
+
+        Args:
+            tensors: Weights, their momenta, augmented images of every step, their
+                labels, real images, their labels.
+            share: Of the images of a step, where several processes share them.
+
+        Returns:
+            The loss, with the gradient of the augmented images; weights and momenta
+            after the window, detached.
+        """
+        shapes = {n: p.shape for n, p in self._network.named_parameters()}
+        count = len(shapes)
+        *augmented, labels, real_images, real_labels = tensors[2 * count :]
+
+        def named(flat: Tensor) -> dict[str, Tensor]:
+            parts = flat.split([shape.numel() for shape in shapes.values()])
+            return {
+                name: part.view(shape)
+                for (name, shape), part in zip(shapes.items(), parts, strict=True)
+            }
+
+        # All weights in one vector: a step is a few operations instead of a hundred.
+        weights, momenta = (
+            torch.cat([tensor.flatten() for tensor in half])
+            for half in (tensors[:count], tensors[count : 2 * count])
         )
-        slopes = self._ranks.sum_all(
-            torch.autograd.grad(loss * share, list(weights.values()), create_graph=True)
-        )
-        momenta = {
-            name: _RECIPE.momentum * momenta[name]
-            + slope
-            + _RECIPE.weight_decay * weights[name]
-            for name, slope in zip(weights, slopes, strict=True)
-        }
-        rate = self.config.learning_rate
-        return {k: v - rate * momenta[k] for k, v in weights.items()}, momenta
+        weights.requires_grad_()
+        for images in augmented:
+            logits = functional_call(self._network, named(weights), (images,))
+            inner = F.cross_entropy(logits, labels)
+            (slope,) = self._ranks.sum_all(
+                torch.autograd.grad(inner * share, [weights], create_graph=True)
+            )
+            decay = _RECIPE.weight_decay * weights
+            momenta = _RECIPE.momentum * momenta + slope + decay
+            weights = weights - self.config.learning_rate * momenta
+        logits = functional_call(self._network, named(weights), (real_images,))
+        loss = OUTER_LOSSES[self.config.outer_loss](logits, real_labels) * share
+        after = *named(weights).values(), *named(momenta).values()
+        return loss, *(tensor.detach() for tensor in after)
 
     def _fresh_network(self, serial: int) -> torch.nn.Module:
         return build_network(
@@ -174,4 +210,8 @@ def brier_score(logits_BY: Tensor, labels_B: Tensor) -> Tensor:
     return (logits_BY.softmax(dim=1) - wanted_BY).square().sum(dim=1).mean()
 
 
+OUTER_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "brier": brier_score,
+    "cross_entropy": F.cross_entropy,
+}
 _RECIPE = Recipe("student", epochs=1)  # the field's momentum and weight decay

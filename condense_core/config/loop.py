@@ -136,6 +136,9 @@ class OptimiserConfig:
     """Adam, on the logits of images: of the pixels format and of ``image_space``."""
     fit_steps: int = 2
     """Fitting steps of ``image_space`` after each update."""
+    normalise: bool = False
+    """Whether ``image_space`` scales the gradient of every update to unit length. Those
+    of students differ a hundredfold with their age, and a few would rule."""
     momentum: float = 0.9
     """Of every SGD here."""
     decay: Literal["linear", "none"] = "linear"
@@ -185,9 +188,11 @@ class ComputeConfig:
 
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """Of convolutions and matrix products; ``auto`` is tf32 on CUDA, else fp32."""
-    compile: Literal["none", "default"] = "none"
-    """``default`` compiles generator and phi with `torch.compile`: a minute or more
-    before the first step, which short runs do not win back."""
+    compile: Literal["auto", "none", "default", "graphs"] = "auto"
+    """``graphs`` replays the students of ``loss.unrolled`` as a CUDA graph; ``auto`` is
+    that on one GPU, else none. ``default`` compiles generator and phi with
+    `torch.compile`: a minute or more before the first step, which short runs do not win
+    back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

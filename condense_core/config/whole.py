@@ -99,7 +99,7 @@ class CondenseConfig:
 
     def __post_init__(self) -> None:
         """Check what needs more than one section."""
-        if self.compute.compile != "none" and self.loss.gradient:
+        if self.compute.compile == "default" and self.loss.gradient:
             raise ConfigError(
                 "compute.compile=default cannot differentiate phi twice, which "
                 "loss.gradient needs: use compute.compile=none"

@@ -63,15 +63,6 @@ class FeatureNetwork(nn.Module):
         return self.classify(self.layer_features(images_BCHW)[-1])
 
 
-def instance_norm(width: int) -> nn.GroupNorm:
-    """One group a channel: what the condensation literature calls instance norm.
-
-    Unlike `torch.nn.InstanceNorm2d` it has a learnt scale and shift, and it treats
-    training and evaluation alike, so that an image never depends on its batch mates.
-    """
-    return nn.GroupNorm(width, width)
-
-
 def first_padding(image_shape: ImageShape, *, kernel_size: int) -> int:
     """Padding of the first convolution: "same", or 28x28 one-channel input made 32x32.
 

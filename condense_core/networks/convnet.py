@@ -10,10 +10,10 @@ from condense_core.networks.base import (
     FeatureNetwork,
     ImageShape,
     first_padding,
-    instance_norm,
     padded_size,
     require_two_pixels,
 )
+from condense_core.networks.norm import InstanceNorm
 
 DEFAULT_WIDTH = 128
 
@@ -82,7 +82,7 @@ class ConvNet(FeatureNetwork):
                     nn.Conv2d(
                         image_shape[0] if first else width, width, 3, padding=padding
                     ),
-                    instance_norm(width),
+                    InstanceNorm(width),
                     nn.ReLU(inplace=True),
                     nn.AvgPool2d(2),
                 )

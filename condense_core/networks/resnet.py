@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from condense_core.networks.base import (
     FeatureNetwork,
     ImageShape,
-    instance_norm,
     require_no_depth,
     require_two_pixels,
     scaled_widths,
 )
+from condense_core.networks.norm import InstanceNorm
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -24,14 +24,14 @@ class ResidualBlock(nn.Module):
     def __init__(self, before: int, after: int, *, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = instance_norm(after)
+        self.norm1 = InstanceNorm(after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        self.norm2 = instance_norm(after)
+        self.norm2 = InstanceNorm(after)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or before != after:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(before, after, 1, stride=stride, bias=False),
-                instance_norm(after),
+                InstanceNorm(after),
             )
 
     def forward(self, maps_BCHW: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class ResNet18(FeatureNetwork):
         self.width, self.feature_dim = widths[0], widths[-1]
         stem = nn.Sequential(
             nn.Conv2d(image_shape[0], widths[0], 3, padding=1, bias=False),
-            instance_norm(widths[0]),
+            InstanceNorm(widths[0]),
             nn.ReLU(inplace=True),
         )
         self.blocks = nn.ModuleList([stem])

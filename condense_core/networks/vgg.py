@@ -9,12 +9,12 @@ from condense_core.networks.base import (
     FeatureNetwork,
     ImageShape,
     first_padding,
-    instance_norm,
     padded_size,
     require_no_depth,
     require_two_pixels,
     scaled_widths,
 )
+from condense_core.networks.norm import InstanceNorm
 
 WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
 POOLED = (True, True, False, True, False, True, False, True)
@@ -60,7 +60,7 @@ class VGG11(FeatureNetwork):
             padding = first_padding(image_shape, kernel_size=3) if first else 1
             block = nn.Sequential(
                 nn.Conv2d(before, after, 3, padding=padding),
-                instance_norm(after),
+                InstanceNorm(after),
                 nn.ReLU(inplace=True),
             )
             if pooled and side >= (2 if last else 4):

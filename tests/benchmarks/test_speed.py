@@ -43,6 +43,12 @@ def test_the_plain_step_ends_with_the_same_images(run, preset):
     assert result["mean_image_difference_to_plain"] < 1e-3 * changed
 
 
+def test_a_window_of_students(run):
+    result = run("students", "--shape 1 8 8 --images 4 --width 4 --window 2")
+    assert result["ratio_plain_over_ours"] > 0
+    assert result["relative_difference_of_gradients"] < 1e-3
+
+
 def test_networks_side_by_side(run):
     result = run(
         "ensemble", "--shape 1 8 8 --ipc 1 --width 4 --networks 2 --recipe paper-300"

@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from condense_core.compute import compute_scope, full_precision, resolve_precision
+from condense_core.compute import (
+    compute_scope,
+    full_precision,
+    resolve_precision,
+    uses_graphs,
+)
 from condense_core.config import ComputeConfig
 from condense_core.errors import ConfigError
 from condense_core.run import condense
@@ -42,6 +47,28 @@ def test_tf32_is_refused_where_there_is_none(tiny_config, tiny_data, tmp_path):
             device="cpu",
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "world", "expected"),
+    [
+        ("auto", CPU, 1, False),
+        ("auto", CUDA, 1, True),
+        ("auto", CUDA, 2, False),
+        ("none", CUDA, 1, False),
+        ("default", CUDA, 1, False),
+        ("graphs", CUDA, 1, True),
+    ],
+)
+def test_graphs_are_for_one_process_on_cuda(name, device, world, expected):
+    assert uses_graphs(ComputeConfig(compile=name), device, world) == expected
+
+
+@pytest.mark.parametrize(("device", "world"), [(CPU, 1), (CUDA, 2)])
+def test_graphs_are_refused_elsewhere(device, world):
+    said = f"not {world} on {device.type}: use auto"
+    with pytest.raises(ConfigError, match=said):
+        uses_graphs(ComputeConfig(compile="graphs"), device, world)
 
 
 @pytest.mark.parametrize("name", ["fp32", "tf32", "bf16"])

@@ -253,10 +253,10 @@ def test_a_step_can_use_some_classes_and_codes(tiny_config, make_state, loop):
     state = make_state(config)
     seen, original = [], state.unrolled_term
 
-    def spy(step, images, association, sampler):
+    def spy(step, images, association, sampler, **options):
         class_ids = tuple(association.class_ids_Y.tolist())
         seen.append((class_ids, tuple(images.shape[:2])))
-        return original(step, images, association, sampler)
+        return original(step, images, association, sampler, **options)
 
     state.unrolled_term = spy
     loop(state)

@@ -4,6 +4,9 @@ Weights are compared in double precision, where rounding has no time to grow: a 
 seed, batch or draw shows in the second digit, the order of sums in the tenth.
 """
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -74,6 +77,15 @@ def test_the_weights_are_those_of_the_loop(data, name, augment, batch_size):
         assert other.training
 
 
+def test_labels_are_smoothed_as_in_the_loop(data):
+    options = {"recipe": replace(SHORT, label_smoothing=0.3), "statistics": HALF}
+    alone, together = (build(0, device=data[0].device) for _ in range(2))
+    train_network(alone, *data, seed=3, **options)
+    train_ensemble([together], *data, seeds=[3], **options)
+    rounding = 1e-3 if data[0].is_cuda else 1e-6
+    assert torch.allclose(weights(alone), weights(together), atol=rounding)
+
+
 @pytest.mark.parametrize("max_steps", [1, 5, None])
 def test_the_cap_on_steps_is_that_of_the_loop(data, max_steps):
     options = {"recipe": SHORT, "statistics": HALF, "max_steps": max_steps}
@@ -84,8 +96,10 @@ def test_the_cap_on_steps_is_that_of_the_loop(data, max_steps):
 
 
 def test_each_network_depends_on_its_own_seed_alone(data):
+    data = data[0].double() / 255, data[1]
+
     def train(seeds):
-        together = [build(0, device=data[0].device) for _ in seeds]
+        together = [build(0, device=data[0].device).double() for _ in seeds]
         options = {"recipe": SHORT, "statistics": HALF}
         train_ensemble(together, *data, seeds=seeds, **options)
         return [weights(network) for network in together]
@@ -119,7 +133,11 @@ def run(train, test, device, **options):
 def test_the_accuracies_are_those_of_the_loop(bars, noise, device):
     loop = run(bars, noise, device, ensemble="loop").accuracies
     assert len(set(loop)) > 1
-    assert run(bars, noise, device, ensemble="vmap").accuracies == loop
+    # Products of ten bits may decide differently about an image or two.
+    images = 2 if device.type == "cuda" else 0
+    slack = 100 * images / len(noise[0])
+    together = run(bars, noise, device, ensemble="vmap").accuracies
+    assert together == pytest.approx(loop, abs=slack + 1e-9)
 
 
 def test_on_the_cpu_auto_is_the_loop_without_a_trial(bars, noise, monkeypatch):
@@ -163,13 +181,15 @@ def test_a_block_that_does_not_fit_is_halved(data, monkeypatch):
     monkeypatch.setattr(ensemble, "train_ensemble", small_memory)
     options = {"recipe": SHORT, "statistics": HALF}
     seeds = {repeat: repeat + 10 for repeat in range(2, 7)}
-    trained = trained_networks(build, seeds, *data, mode="vmap", **options)
+    here = partial(build, device=data[0].device)
+    trained = trained_networks(here, seeds, *data, mode="vmap", **options)
     result = {repeat: weights(network) for repeat, network in trained}
     assert list(result) == [2, 3, 4, 5, 6]
     assert blocks == [5, 3, 2, 2, 1]
-    alone = build(5)
+    alone = here(5)
     train_network(alone, *data, seed=15, **options)
-    assert torch.allclose(result[5], weights(alone), atol=1e-6)
+    rounding = 1e-3 if data[0].is_cuda else 1e-6
+    assert torch.allclose(result[5], weights(alone), atol=rounding)
 
 
 def test_one_network_that_does_not_fit_is_an_error(data, monkeypatch):
@@ -199,14 +219,14 @@ def test_a_trial_changes_nothing(data):
     built = []
 
     def spy(repeat):
-        built.append(build(repeat))
+        built.append(build(repeat, device=data[0].device))
         return built[-1]
 
     options = {"recipe": SHORT, "statistics": HALF, "max_steps": None}
     times = trial_seconds(spy, {0: 10, 1: 11}, *data, **options)
     assert times.keys() == {"vmap", "loop"}
     assert min(times.values()) > 0
-    assert not torch.equal(weights(built[0]), weights(build(0)))
+    assert not torch.equal(weights(built[0]).cpu(), weights(build(0)))
 
 
 def test_a_trial_that_runs_out_of_memory_leaves_the_loop(data, monkeypatch):
@@ -215,7 +235,8 @@ def test_a_trial_that_runs_out_of_memory_leaves_the_loop(data, monkeypatch):
 
     monkeypatch.setattr(ensemble, "train_ensemble", no_memory)
     options = {"recipe": SHORT, "statistics": HALF}
-    times = trial_seconds(build, {0: 10, 1: 11}, *data, **options)
+    here = partial(build, device=data[0].device)
+    times = trial_seconds(here, {0: 10, 1: 11}, *data, **options)
     assert times["vmap"] == float("inf")
 
 

@@ -10,7 +10,15 @@ from condense_core.networks import build_network
 from condense_core.unrolled import StudentPool, brier_score
 
 
-def build(*, augment=None, seed=0, device="cpu", dtype=torch.float32, **options):
+def build(
+    *,
+    augment=None,
+    seed=0,
+    device="cpu",
+    dtype=torch.float32,
+    graphs=False,
+    **options,
+):
     defaults = {"students": 1, "window": 2, "max_age": 100, "width": 4}
     pool = StudentPool(
         UnrolledConfig(**{**defaults, "learning_rate": 0.05, **options}),
@@ -19,6 +27,7 @@ def build(*, augment=None, seed=0, device="cpu", dtype=torch.float32, **options)
         augment=SiameseAugment.from_text(augment),
         seed=seed,
         device=torch.device(device),
+        graphs=graphs,
     )
     for student in pool.students:
         for part in ("weights", "momenta"):
@@ -204,3 +213,23 @@ def test_students_are_scored_by_the_brier_score_by_default(batch):
     default = build().loss(0, *batch)
     assert default != crossed
     assert 0 <= default <= 2
+
+
+def test_a_graph_trains_the_same_students(batch, device):
+    if device.type != "cuda":
+        pytest.skip("graphs need --device cuda")
+    options = {"augment": "color_crop_flip_rotate", "device": device, "students": 2}
+    pools = [build(graphs=graphs, **options) for graphs in (False, True)]
+    fake, labels, real, real_labels = to(batch, device=device)
+    for step in range(6):
+        slopes = []
+        for pool in pools:
+            images = (fake + step).requires_grad_()
+            loss = pool.loss(step, images, labels, real, real_labels, once=True)
+            slopes.append(torch.autograd.grad(loss, images)[0])
+        assert torch.allclose(*slopes, rtol=1e-2, atol=1e-5), step
+    for plain, graphed in zip(*(pool.students for pool in pools), strict=True):
+        assert plain["age"] == graphed["age"]
+        for part in ("weights", "momenta"):
+            for name, value in plain[part].items():
+                assert torch.allclose(value, graphed[part][name], atol=1e-4)

@@ -46,6 +46,7 @@ def train(synthesiser, sampler, **options):
             **options,
         }
     )
+    synthesiser.to(sampler.device)
     with RunLog(None, total=config.steps, description="test", progress=False) as log:
         train_variationally(synthesiser, sampler, config, seed=0, log=log)
     return synthesiser
@@ -189,7 +190,7 @@ def test_fresh_images_of_several_components_survive_int8(greys, monkeypatch):
 
 
 def test_the_codebook_has_the_moments_fresh_codes_are_drawn_with(sampler):
-    codes = train(build(), sampler, steps=1).codebook.codes
+    codes = train(build(), sampler, steps=1).codebook.codes.cpu()
     assert torch.allclose(codes.mean(dim=0), torch.zeros(4), atol=1e-6)
     assert torch.allclose(codes.std(dim=0, unbiased=False), torch.ones(4), atol=1e-5)
 
@@ -210,13 +211,13 @@ def test_dispersion_is_that_of_the_residuals(sampler, monkeypatch):
     """With a generator of one known grey it is known."""
     from condense_core import variational
 
-    synthesiser = build(dispersion=True)
+    synthesiser = build(dispersion=True).to(sampler.device)
     with seeded_initialisation(0, "test"):
-        encoder = Encoder((1, 8, 8), 3, 4)
+        encoder = Encoder((1, 8, 8), 3, 4).to(sampler.device)
     grey = 0.25
 
     def forward(codes, conditions):
-        return torch.full((len(codes), 1, 8, 8), grey)
+        return torch.full((len(codes), 1, 8, 8), grey, device=codes.device)
 
     monkeypatch.setattr(synthesiser.generator, "forward", forward)
     variational._measure_dispersion(synthesiser, encoder, sampler)

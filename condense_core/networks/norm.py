@@ -1,0 +1,170 @@
+"""Instance norm, with a second derivative in closed form.
+
+PyTorch differentiates its group norm twice through a formula of a hundred small
+operations, most of what a window of unrolled training consists of. Here the second
+derivative is one function of the five row statistics it depends on.
+
+Shape legend: B batch, C channels, N = H * W pixels of a map.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class InstanceNorm(nn.GroupNorm):
+    """One group a channel: what the condensation literature calls instance norm.
+
+    Unlike `torch.nn.InstanceNorm2d` it has a learnt scale and shift, and it treats
+    training and evaluation alike, so that an image never depends on its batch mates.
+
+    Attributes:
+        twice: None for PyTorch's own derivatives, else the function that computes the
+            second ones, see `differentiate_twice`.
+    """
+
+    twice: Any = None
+
+    def __init__(self, width: int) -> None:
+        """Norm of ``width`` channels."""
+        super().__init__(width, width)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalised (B, C, H, W)."""
+        if self.twice is None:
+            return super().forward(input)
+        output: Tensor = _Norm.apply(
+            input.to(self.weight.dtype), self.weight, self.bias, self.eps, self.twice
+        )
+        return output
+
+
+def second_derivative(
+    towards_input: Tensor,
+    towards_weight: Tensor,
+    towards_bias: Tensor,
+    slope: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    inverse_std: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Backward pass of the backward pass of instance norm.
+
+    With the normalised input u, the backward pass of a norm of scale w and inverse
+    standard deviation r maps the slope g of the output to ``w r (g - <g> - u <g u>)``
+    for the input and to the sums of ``g u`` and ``g`` for scale and shift; ``<>`` is
+    the mean of a map.
+
+    Args:
+        towards_input: (B, C, H, W) slope in the first of these.
+        towards_weight: (C,) slope in the second.
+        towards_bias: (C,) slope in the third.
+        slope: g, as the input.
+        input: (B, C, H, W).
+        weight: w, (C,).
+        mean: Of each map, (B, C).
+        inverse_std: r, (B, C).
+
+    Returns:
+        Slopes in g, in the input and in w.
+    """
+    shape, (a, g, x) = (
+        input.shape,
+        (values.flatten(2) for values in (towards_input, slope, input)),
+    )
+    w, to_w, to_b = (
+        values[:, None] for values in (weight, towards_weight, towards_bias)
+    )
+    r = inverse_std[..., None]
+    u = (x - mean[..., None]) * r
+    mean_a, mean_g = a.mean(2, keepdim=True), g.mean(2, keepdim=True)
+    mean_au = (a * u).mean(2, keepdim=True)
+    mean_gu = (g * u).mean(2, keepdim=True)
+    joint = (a * g).mean(2, keepdim=True) - mean_a * mean_g - mean_au * mean_gu
+    wr = w * r
+    along = to_w - wr * mean_au
+    in_slope = along * u + wr * a + (to_b - wr * mean_a)
+    # Through u, then through r where it stands alone.
+    constant = along * mean_g - wr * mean_gu * mean_a
+    through = (to_w - 2 * wr * mean_au) * mean_gu + wr * joint
+    in_input = r * (along * g - wr * mean_gu * a - constant - through * u)
+    in_weight = (r * joint).sum(dim=(0, 2)) * x.shape[2]
+    return in_slope.view(shape), in_input.view(shape), in_weight
+
+
+def differentiate_twice(network: nn.Module, *, fused: bool = False) -> None:
+    """Let a network's norms have second derivatives in closed form, in place.
+
+    Args:
+        network: Its `InstanceNorm` modules are changed. No third derivative can be
+            taken then, nor `torch.func` transforms be applied.
+        fused: Whether to compute each in one kernel; needs a CUDA device and Triton.
+    """
+    twice = _fused_second_derivative() if fused else second_derivative
+    for module in network.modules():
+        if isinstance(module, InstanceNorm):
+            module.twice = twice
+
+
+@cache
+def _fused_second_derivative() -> Any:
+    return torch.compile(second_derivative, dynamic=False)
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, eps: float, twice: Any
+    ) -> Tensor:
+        batch, channels = input.shape[:2]
+        pixels = input[0, 0].numel()
+        output, mean, inverse_std = torch.native_group_norm(
+            input.contiguous(), weight, bias, batch, channels, pixels, channels, eps
+        )
+        ctx.save_for_backward(input, weight, mean, inverse_std)
+        ctx.twice = twice
+        result: Tensor = output
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        saved = ctx.saved_tensors
+        return *_NormBackward.apply(slopes[0], *saved, ctx.twice), None, None
+
+
+class _NormBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        slope: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        mean: Tensor,
+        inverse_std: Tensor,
+        twice: Any,
+    ) -> Any:
+        batch, channels = input.shape[:2]
+        pixels = input[0, 0].numel()
+        ctx.save_for_backward(slope, input, weight, mean, inverse_std)
+        ctx.twice = twice
+        return torch.ops.aten.native_group_norm_backward(
+            slope.contiguous(),
+            input.contiguous(),
+            mean,
+            inverse_std,
+            weight,
+            batch,
+            channels,
+            pixels,
+            channels,
+            [True, True, True],
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *towards: Tensor) -> Any:
+        return *ctx.twice(*towards, *ctx.saved_tensors), None, None, None
