@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from condense_core.compute import uses_graphs
 from condense_core.config import CondenseConfig
 from condense_core.data import ClassSampler, ImageData, PixelStatistics
 from condense_core.engine import LOG_EVERY, LoopState, condense_loop
@@ -238,15 +239,17 @@ def _pretraining_seconds(
 
 def _outer_seconds(synthesiser: Synthesiser, tools: _Tools) -> float:
     """Of one outer iteration of Algorithm 1, probes included."""
-    config, loop = tools.config, tools.config.loop
-    timed = replace(loop, restarts=1, network_updates=2, generator_updates=2)
+    config, loop, device = tools.config, tools.config.loop, tools.sampler.device
+    # The first update logs and warms up, the second may capture a graph.
+    settling = 2 if uses_graphs(config.compute, device, world=1) else 1
+    timed = replace(loop, restarts=1, network_updates=2, generator_updates=settling + 1)
     state = LoopState(
         replace(config, loop=timed),
         synthesiser,
         tools.statistics,
-        device=tools.sampler.device,
+        device=device,
     )
-    ticks = _Ticks(tools.sampler.device)
+    ticks = _Ticks(device)
     condense_loop(
         state,
         sampler=tools.sampler,
@@ -255,11 +258,10 @@ def _outer_seconds(synthesiser: Synthesiser, tools: _Tools) -> float:
         save=lambda _: None,
         probe=lambda _: 0.0,
     )
-    # Four updates: the first warms up, the second is plain, the third comes after an
-    # update of phi and with a new association, the last also logs.
-    plain, renewed, logged = (
-        later - earlier for earlier, later in pairwise(ticks.times)
-    )
+    seconds = [later - earlier for earlier, later in pairwise(ticks.times)]
+    plain = seconds[settling - 1]
+    renewed = seconds[settling]  # after an update of phi, with a new association
+    logged = seconds[-1]
     update = plain + max(0.0, logged - plain) / LOG_EVERY
     update += _probe_seconds(tools.thin, tools.statistics, config)
     return update * loop.generator_updates + max(0.0, renewed - plain)
