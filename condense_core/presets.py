@@ -51,12 +51,15 @@ STUDENTS_ALONE: Settings = {**dict.fromkeys(PAPER_TERMS, 0.0), "unrolled": 10.0}
 CODES_PER_STEP = {"cifar100": 2}
 
 # Students of the unrolled objective on a CPU. Drawings and clothes on black stand a
-# higher rate, and a short window then covers more of the training; on photographs such
-# students overfit within the window.
+# higher rate, and a short window then covers more of the training; on photographs
+# such students overfit within the window, and what they learn from one image a class
+# they learn while young.
 CAREFUL: Settings = {"window": 10, "max_age": 100, "learning_rate": 1e-2}
+YOUNG: Settings = {"window": 10, "max_age": 30, "learning_rate": 3e-2}
 QUICK: Settings = {"window": 12, "max_age": 120, "learning_rate": 3e-2}
 SHORT: Settings = {"window": 6, "max_age": 90, "learning_rate": 3e-2}
 CPU_STUDENTS = {"mnist": QUICK, "fashionmnist": QUICK}
+PHOTOGRAPHS = ("cifar10", "svhn")
 
 
 def flips(name: str) -> bool:
@@ -130,8 +133,14 @@ def _full(name: str, images_per_class: int) -> Settings:
             "association": 1,
             "codes_per_step": min(images_per_class, CODES_PER_STEP.get(name, 10)),
         },
-        "optimiser": {"pixel_lr": 3e-2},
-        "unrolled": {"width": 128, "window": 20, "max_age": 300, "real_batch": 500},
+        "optimiser": {"pixel_lr": 3e-2, "normalise": True},
+        "unrolled": {
+            "width": 128,
+            "window": 20,
+            "max_age": 40 if one else 300,
+            "learning_rate": 2e-2 if one else 1e-2,
+            "real_batch": 500,
+        },
         "evaluate": {"recipe": "dsa-1000", "repeats": 20, "probe_every": 1000},
     }
 
@@ -231,9 +240,21 @@ def _cpu(name: str, images_per_class: int) -> Settings:
             "probe_every": 250,
         },
     }
+    if one and name in PHOTOGRAPHS:
+        settings = merge(settings, _one_photograph())
     if images_per_class == 10 and name in CPU_STUDENTS:
         settings |= _unrolled_at_ten()
     return merge(settings, MANY_CLASSES_CPU.get(name, {}))
+
+
+def _one_photograph() -> Settings:
+    """One photograph a class: young students, each as loud as the other, alone."""
+    return {
+        "loss": STUDENTS_ALONE,
+        "loop": {"restarts": 24, "association": 1},
+        "optimiser": {"normalise": True},
+        "unrolled": YOUNG,
+    }
 
 
 def _unrolled_at_ten() -> Settings:
