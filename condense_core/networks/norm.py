@@ -72,10 +72,8 @@ def second_derivative(
     Returns:
         Slopes in g, in the input and in w.
     """
-    shape, (a, g, x) = (
-        input.shape,
-        (values.flatten(2) for values in (towards_input, slope, input)),
-    )
+    shape = input.shape
+    a, g, x = (values.flatten(2) for values in (towards_input, slope, input))
     w, to_w, to_b = (
         values[:, None] for values in (weight, towards_weight, towards_bias)
     )
