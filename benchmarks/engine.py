@@ -24,8 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from condense_core.compute import compute_scope, resolve_precision
 from condense_core.config import CondenseConfig
 from condense_core.data import ClassSampler
-from condense_core.engine import LoopState, condense_loop
+from condense_core.engine import condense_loop
 from condense_core.experiment import load_splits
+from condense_core.loop_state import LoopState
 from condense_core.runlog import RunLog
 from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import (

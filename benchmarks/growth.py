@@ -26,8 +26,9 @@ import torch
 from condense_core import CondenseConfig
 from condense_core.data import ClassSampler, ImageData, PixelStatistics
 from condense_core.devices import resolve_device
-from condense_core.engine import LoopState, condense_loop
+from condense_core.engine import condense_loop
 from condense_core.evaluate import library_versions
+from condense_core.loop_state import LoopState
 from condense_core.networks import FeatureNetwork
 from condense_core.runlog import RunLog, atomic_write_text
 from condense_core.seeding import make_generator, seeded_initialisation

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from condense_core.augment import AugmentParameters, SiameseAugment
-from condense_core.engine import LoopState
+from condense_core.loop_state import LoopState
 from condense_core.parts import Part
 from condense_core.seeding import make_generator
 

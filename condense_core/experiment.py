@@ -16,9 +16,9 @@ from condense_core.data import ImageData, PixelStatistics, to_unit
 from condense_core.devices import resolve_device
 from condense_core.distributed import ALONE, Ranks, check_ranks
 from condense_core.errors import DataError, MissingSplitError
+from condense_core.estimate import Estimate
 from condense_core.evaluate import EvaluationReport, evaluate
 from condense_core.networks import build_network
-from condense_core.pace import Estimate
 from condense_core.references import FULL, evaluate_reference
 from condense_core.report import write_features, write_report, write_samples_png
 from condense_core.run import check_fit, condense_in, memory_advice

@@ -15,8 +15,9 @@ from condense_core.compute import compute_scope
 from condense_core.config import CondenseConfig
 from condense_core.data import ClassSampler, as_image_data
 from condense_core.devices import resolve_device
-from condense_core.engine import LoopState, condense_loop
+from condense_core.engine import condense_loop
 from condense_core.errors import ConfigError, DataError
+from condense_core.loop_state import LoopState
 from condense_core.probe import Probe
 from condense_core.runlog import RunLog
 

@@ -29,13 +29,15 @@ from condense_core.data import (
 )
 from condense_core.devices import resolve_device
 from condense_core.distributed import ALONE, Ranks, check_ranks, shared_norms
-from condense_core.engine import LoopState, condense_loop
+from condense_core.engine import condense_loop
 from condense_core.errors import ConfigError, DataError, RunError
+from condense_core.estimate import Estimate, in_words
 from condense_core.evaluate import library_versions
 from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
+from condense_core.loop_state import LoopState
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.networks.convnet import DEFAULT_WIDTH
-from condense_core.pace import Estimate, in_words, schedule
+from condense_core.pace import schedule
 from condense_core.pretrain import pretrain
 from condense_core.probe import Probe
 from condense_core.rundir import RunDirectory

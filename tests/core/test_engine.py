@@ -3,7 +3,8 @@ import torch
 
 from condense_core import engine
 from condense_core.data import ClassSampler
-from condense_core.engine import LoopState, condense_loop
+from condense_core.engine import condense_loop
+from condense_core.loop_state import LoopState
 from condense_core.runlog import RunLog
 from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import SynthesiserSpec, build_synthesiser

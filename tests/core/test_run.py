@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from condense_core import engine, rundir
+from condense_core import engine, loop_state, rundir
 from condense_core.artefact import CondensedDataset
 from condense_core.config import LOSS_TERMS
 from condense_core.data import ImageData
@@ -346,10 +346,10 @@ MOMENTS = [
     ("condense_core.run.RunDirectory.save", 2, True),
     ("condense_core.run.condense_loop", 1, False),
     ("condense_core.engine.gradient_norms", 1, False),
-    ("condense_core.engine.LoopState.train_network", 1, False),
+    ("condense_core.loop_state.LoopState.train_network", 1, False),
     ("condense_core.engine.gradient_norms", 4, True),
-    ("condense_core.engine.LoopState.train_network", 3, True),
-    ("condense_core.engine.LoopState.initialise_network", 3, True),
+    ("condense_core.loop_state.LoopState.train_network", 3, True),
+    ("condense_core.loop_state.LoopState.initialise_network", 3, True),
     ("condense_core.engine.discriminator_terms", 3, False),
     ("condense_core.rundir.RunDirectory.save_sometimes", 3, True),
     ("condense_core.rundir.RunDirectory.save_sometimes", 4, True),
@@ -399,7 +399,7 @@ def test_a_run_killed_again_and_again_ends_as_the_whole_one(
     out = tmp_path / "run"
     kills = 0
     while True:
-        killer = kill_at("condense_core.engine.LoopState.train_network", 2)
+        killer = kill_at("condense_core.loop_state.LoopState.train_network", 2)
         try:
             condense(tiny_data, tiny_config, out=out, device="cpu")
             break
@@ -432,7 +432,7 @@ def test_every_kind_of_run_resumes(
 ):
     config = tiny_config.with_overrides(overrides)
     condense(tiny_data, config, out=tmp_path / "whole", device="cpu")
-    killer = kill_at("condense_core.engine.LoopState.train_network", 4)
+    killer = kill_at("condense_core.loop_state.LoopState.train_network", 4)
     with pytest.raises(Killed):
         condense(tiny_data, config, out=tmp_path / "run", device="cpu")
     killer.undo()
@@ -443,7 +443,7 @@ def test_every_kind_of_run_resumes(
 def test_a_resumed_run_repeats_nothing_that_was_saved(
     tiny_config, tiny_data, tmp_path, saved_always, kill_at, monkeypatch
 ):
-    killer = kill_at("condense_core.engine.LoopState.train_network", 3)
+    killer = kill_at("condense_core.loop_state.LoopState.train_network", 3)
     with pytest.raises(Killed):
         condense(tiny_data, tiny_config, out=tmp_path, device="cpu")
     killer.undo()
@@ -453,13 +453,13 @@ def test_a_resumed_run_repeats_nothing_that_was_saved(
 
     monkeypatch.setattr("condense_core.teacher.train_network", never)
     monkeypatch.setattr("condense_core.run.pretrain", never)
-    outers, original = [], engine.LoopState.train_network
+    outers, original = [], loop_state.LoopState.train_network
 
     def spy(self, sampler, outer, k):
         outers.append(outer)
         return original(self, sampler, outer, k)
 
-    monkeypatch.setattr(engine.LoopState, "train_network", spy)
+    monkeypatch.setattr(loop_state.LoopState, "train_network", spy)
     condense(tiny_data, tiny_config, out=tmp_path, device="cpu")
     assert outers == [2, 3]
 
@@ -491,7 +491,7 @@ def test_other_data_are_refused_and_do_no_harm(
     if finished:
         condense(tiny_data, tiny_config, out=tmp_path, device="cpu")
     else:
-        killer = kill_at("condense_core.engine.LoopState.train_network", 2)
+        killer = kill_at("condense_core.loop_state.LoopState.train_network", 2)
         with pytest.raises(Killed):
             condense(tiny_data, tiny_config, out=tmp_path, device="cpu")
         killer.undo()

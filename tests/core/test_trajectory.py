@@ -5,8 +5,8 @@ from torch.nn import functional as F
 from condense_core.augment import SiameseAugment
 from condense_core.config import TrajectoryConfig
 from condense_core.data import ClassSampler
-from condense_core.engine import LoopState
 from condense_core.errors import ConfigError
+from condense_core.loop_state import LoopState
 from condense_core.networks import build_network
 from condense_core.rundir import RunDirectory
 from condense_core.seeding import make_generator
