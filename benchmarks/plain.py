@@ -6,43 +6,66 @@ changed, every class passes through phi on its own, and every sample is augmente
 own. The draws are the library's, so that the result is too.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from condense_core.augment import AugmentParameters, SiameseAugment
+from condense_core.augment import (
+    OPERATIONS,
+    ROTATE_DEGREES,
+    SCALE,
+    AugmentParameters,
+    SiameseAugment,
+)
 from condense_core.loop_state import LoopState
 from condense_core.parts import Part
 from condense_core.seeding import make_generator
+
+
+def _scale(image_1CHW: Tensor, uniform_1U: Tensor) -> Tensor:
+    low, high = 1.0 / SCALE, SCALE
+    factor_y, factor_x = (uniform_1U[0, :2] * (high - low) + low).unbind()
+    zero = torch.zeros_like(factor_x)
+    return _warp(image_1CHW, [factor_x, zero, zero, zero, factor_y, zero])
+
+
+def _rotate(image_1CHW: Tensor, uniform_1U: Tensor) -> Tensor:
+    angle = (uniform_1U[0, 0] - 0.5) * 2.0 * math.radians(ROTATE_DEGREES)
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    zero = torch.zeros_like(angle)
+    return _warp(image_1CHW, [cosine, -sine, zero, sine, cosine, zero])
+
+
+def _warp(image_1CHW: Tensor, matrix: list[Tensor]) -> Tensor:
+    """Of square images, with PyTorch's own grid."""
+    theta = torch.stack(matrix).view(1, 2, 3)
+    grid = F.affine_grid(theta, list(image_1CHW.shape), align_corners=False)
+    return F.grid_sample(image_1CHW, grid, align_corners=False)
+
+
+ONE_IMAGE = {**OPERATIONS, "scale": _scale, "rotate": _rotate}
 
 
 class PerSampleAugment:
     """`SiameseAugment` with a list over samples in place of a batch."""
 
     def __init__(self, batched: SiameseAugment) -> None:
-        self._batched = batched
         self.draw = batched.draw
 
     def apply(self, images_BCHW: Tensor, parameters: AugmentParameters) -> Tensor:
-        rows = [len(uniform) for uniform in parameters.uniforms]
-        return torch.cat(
-            [
-                self._batched.apply(
-                    image.unsqueeze(0),
-                    AugmentParameters(
-                        parameters.operations,
-                        tuple(
-                            uniform[index % count : index % count + 1]
-                            for uniform, count in zip(
-                                parameters.uniforms, rows, strict=True
-                            )
-                        ),
-                    ),
-                )
-                for index, image in enumerate(images_BCHW)
-            ]
-        )
+        augmented = []
+        for index in range(len(images_BCHW)):
+            image = images_BCHW[index : index + 1]
+            for name, uniforms in zip(
+                parameters.operations, parameters.uniforms, strict=True
+            ):
+                row = index % len(uniforms)
+                image = ONE_IMAGE[name](image, uniforms[row : row + 1])
+            augmented.append(image)
+        return torch.cat(augmented)
 
     def augment(
         self,

@@ -229,9 +229,27 @@ def _shift(images_BCHW: Tensor, shift_P: Tensor, dim: int) -> Tensor:
 
 def _warp(images_BCHW: Tensor, matrix: tuple[Tensor, ...]) -> Tensor:
     """Resample by a 2 x 3 matrix a row, given as six (P,) columns; zeros outside."""
-    theta = torch.stack(matrix, dim=1).view(-1, 2, 3)
-    theta = theta.to(images_BCHW.dtype).expand(len(images_BCHW), 2, 3)
-    grid = F.affine_grid(theta, list(images_BCHW.shape), align_corners=False)
+    batch, _, height, width = images_BCHW.shape
+    theta_P23 = torch.stack(matrix, dim=1).view(-1, 2, 3).to(images_BCHW.dtype)
+    pixels_3L = _pixel_centres(height, width, images_BCHW)
+    # As `F.affine_grid`, but with x and y as planes: its inner products over pairs
+    # take most of the time of a warp on a CPU.
+    planes_P2L = torch.bmm(theta_P23, pixels_3L.expand(len(theta_P23), -1, -1))
+    grid_PHW2 = planes_P2L.view(-1, 2, height, width).permute(0, 2, 3, 1)
     return F.grid_sample(
-        images_BCHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False
+        images_BCHW,
+        grid_PHW2.expand(batch, -1, -1, -1),
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
     )
+
+
+def _pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
+    """x, y and 1 of every pixel, rows first, as (3, H * W); the image spans [-1, 1]."""
+    y, x = (
+        torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) * (n - 1) / n
+        for n in (height, width)
+    )
+    ones = torch.ones(height * width, dtype=like.dtype, device=like.device)
+    return torch.stack((x.repeat(height), y.repeat_interleave(width), ones))
