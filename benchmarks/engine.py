@@ -2,10 +2,12 @@
 
 Times outer iterations (M updates of codebook and generator, then one of phi) of a
 preset on its real data, interleaved with the plain reference of `plain.py`, which must
-end with the same images. The floor is the time that the FLOPs of a step take at the
-rate of a large matrix product, measured in the same run in the same precision.
+end with the same images, but for rounding where ours computes in bf16. The floor is the
+time that the FLOPs of a step take at the rate of a large matrix product, measured in the
+same run in the same precision.
 
-    python benchmarks/engine.py mnist-ipc10 --data-root DATA --set loss.unrolled=0
+    python benchmarks/engine.py mnist-ipc10-paper --data-root DATA \
+        --set loop.reuse_association=true
 """
 
 import copy
@@ -115,7 +117,10 @@ def main() -> None:
     )
     states = {"ours": prepared(LoopState, config)}
     if not arguments.without_plain:
-        again = config.with_overrides(["loop.reuse_association=false"])
+        full = "tf32" if device.type == "cuda" else "fp32"
+        again = config.with_overrides(
+            ["loop.reuse_association=false", f"compute.precision={full}"]
+        )
         states["plain"] = prepared(PlainState, again)
     began, ended = images_of(copy.deepcopy(synthesiser)), {}
     for name, state in states.items():
