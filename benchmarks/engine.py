@@ -2,9 +2,9 @@
 
 Times outer iterations (M updates of codebook and generator, then one of phi) of a
 preset on its real data, interleaved with the plain reference of `plain.py`, which must
-end with the same images, but for rounding where ours computes in bf16. The floor is the
-time that the FLOPs of a step take at the rate of a large matrix product, measured in the
-same run in the same precision.
+end with the same images, but for rounding where ours computes in bf16. The floor is
+the time that the FLOPs of a step take at the rate of a large matrix product, measured
+in the same run in the same precision.
 
     python benchmarks/engine.py mnist-ipc10-paper --data-root DATA \
         --set loop.reuse_association=true
