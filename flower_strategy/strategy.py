@@ -6,7 +6,7 @@ matching network, and they send improved generators.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from logging import INFO, WARNING
 from pathlib import Path
@@ -39,22 +39,20 @@ from flower_strategy.aggregation import (
     train_global,
 )
 from flower_strategy.exchange import Replies, exchange, wait_for_nodes
-from flower_strategy.npy import PayloadError
 from flower_strategy.payload import (
     CONFIG,
     GENERATOR,
     GLOBAL,
-    Contribution,
     Limits,
-    decode,
 )
 from flower_strategy.result import CondensationResult, metrics_of
 from flower_strategy.robust import outliers
+from flower_strategy.roster import Roster
 from flower_strategy.rounds import RoundReport, RunState
 from flower_strategy.settings import ModelSettings, ServerSettings
 from flower_strategy.traffic import with_traffic
 
-CONDENSE, EVALUATE, IDENTIFY = "train.condense", "evaluate", "query.identify"
+CONDENSE, EVALUATE = "train.condense", "evaluate"
 
 
 class CondensationStrategy(Strategy):
@@ -111,8 +109,7 @@ class CondensationStrategy(Strategy):
         )
         self.state = RunState()
         self.dropped: frozenset[tuple[str, int]] = frozenset()
-        self._nodes_of: dict[str, int] = {}  # client name -> node, within this run
-        self._resumed: dict[int, str] = {}  # node -> name, to give generators back
+        self._roster = Roster()
 
     def summary(self) -> None:
         """Log the settings."""
@@ -201,7 +198,7 @@ class CondensationStrategy(Strategy):
             content = RecordDict({CONFIG: down})
             if server_round > 1:
                 content[GLOBAL] = arrays
-            name = self._resumed.pop(node, None)
+            name = self._roster.greet(node)
             if name in self.state.contributions:
                 packed = pack(self.state.contributions[name].condensed)
                 own = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
@@ -231,26 +228,6 @@ class CondensationStrategy(Strategy):
             self.state = RunState(model=self._first_weights(None))
         self._close_round(server_round, found, sent=[], started=started)
         return self._arrays(), metrics_of(self.state.reports[-1])
-
-    def collect(
-        self, replies: Mapping[int, Message]
-    ) -> tuple[dict[str, Contribution], dict[str, str]]:
-        """Decode contributions by node; returns those taken and reasons for others."""
-        accepted: dict[str, Contribution] = {}
-        refused: dict[str, str] = {}
-        for node, message in sorted(replies.items()):
-            try:
-                contribution = decode(message.content, self.limits)
-                owner = self._nodes_of.setdefault(contribution.client, node)
-                if owner != node:
-                    raise PayloadError("another node has this client name")
-                accepted[contribution.client] = contribution
-            except PayloadError as error:
-                refused[f"node {node}"] = str(error)
-            except Exception as error:
-                # A reply we did not think of must not stop the round either.
-                refused[f"node {node}"] = f"unreadable: {type(error).__name__}"
-        return accepted, refused
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -344,7 +321,7 @@ class CondensationStrategy(Strategy):
         started: float,
     ) -> None:
         """Take contributions in, train if there are enough, add the report."""
-        accepted, refused = self.collect(replies.content)
+        accepted, refused = self._roster.collect(replies.content, self.limits)
         failed = {f"node {node}": why for node, why in replies.failed.items()}
         for who, reason in (failed | refused).items():
             log(WARNING, "\t├──> left out %s: %s", who, reason)
@@ -418,15 +395,12 @@ class CondensationStrategy(Strategy):
         if not self.state.contributions:
             return
         self.dropped = self.find_outliers()
-        nodes = self._wait_for_nodes(grid)
-        asked = [Message(RecordDict(), node, IDENTIFY) for node in nodes]
-        answers = exchange(grid, asked, self.settings.wait_seconds)
-        for node, reply in sorted(answers.content.items()):
-            identity = reply.content.config_records.get("identity") or ConfigRecord()
-            name = str(identity.get("client"))
-            if name in self.state.contributions and name not in self._nodes_of:
-                self._nodes_of[name] = node
-                self._resumed[node] = name
+        self._roster.ask_names(
+            grid,
+            self._wait_for_nodes(grid),
+            self.state.contributions,
+            self.settings.wait_seconds,
+        )
 
     def _wait_for_nodes(self, grid: Grid) -> list[int]:
         settings = self.settings
