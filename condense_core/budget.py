@@ -13,32 +13,32 @@ from condense_core.errors import ConfigError
 from condense_core.generator import default_blocks
 from condense_core.synthesiser import SynthesiserSpec
 
-# (channels, latent dimension, codes), largest first. A class has at most
-# COMPONENTS_PER_CODE times as many components in latent space as there are codes, so
-# that the smallest generators keep their bytes.
+# (channels, latent dimension, codes, most components of a class in latent space) from
+# the largest: the decoder shrinks to 16 channels, then components to one a code.
 LADDER = (
-    (32, 32, 64),
-    (32, 24, 64),
-    (28, 24, 64),
-    (24, 24, 64),
-    (20, 24, 64),
-    (18, 24, 64),
-    (16, 24, 64),
-    (16, 20, 64),
-    (16, 16, 64),
-    (14, 16, 64),
-    (14, 14, 64),
-    (12, 16, 64),
-    (12, 12, 64),
-    (10, 12, 64),
-    (8, 12, 32),
-    (8, 8, 32),
-    (6, 8, 16),
-    (4, 6, 16),
-    (4, 4, 8),
-    (2, 4, 8),
+    (32, 32, 64, 256),
+    (32, 24, 64, 256),
+    (28, 24, 64, 256),
+    (24, 24, 64, 256),
+    (20, 24, 64, 256),
+    (18, 24, 64, 256),
+    (16, 24, 64, 256),
+    (16, 20, 64, 256),
+    (16, 16, 64, 256),
+    (16, 16, 64, 128),
+    (16, 16, 64, 64),
+    (14, 16, 64, 64),
+    (14, 14, 64, 64),
+    (12, 16, 64, 64),
+    (12, 12, 64, 64),
+    (10, 12, 64, 64),
+    (8, 12, 32, 32),
+    (8, 8, 32, 32),
+    (6, 8, 16, 16),
+    (4, 6, 16, 16),
+    (4, 4, 8, 8),
+    (2, 4, 8, 8),
 )
-COMPONENTS_PER_CODE = 4
 
 
 class BudgetError(ConfigError):
@@ -79,20 +79,18 @@ def fit(
     Raises:
         BudgetError: Not even the smallest fits; says the minimum.
     """
-    choices: list[tuple[Literal["fp16", "int8"], tuple[int, int, int]]] = [
+    choices: list[tuple[Literal["fp16", "int8"], tuple[int, int, int, int]]] = [
         ("fp16", LADDER[0]),
         *(("int8", rung) for rung in LADDER),
     ]
     size = 0
-    for precision, (channels, latent_dim, codes) in choices:
+    for precision, (channels, latent_dim, codes, components) in choices:
         sizes = replace(
             config.format,
             channels=channels,
             latent_dim=latent_dim,
             images_per_class=codes,
-            code_components=min(
-                config.format.code_components, COMPONENTS_PER_CODE * codes
-            ),
+            code_components=min(config.format.code_components, components),
             blocks=blocks_for(image_shape),
             precision=precision,
         )

@@ -1,8 +1,11 @@
 """Our rows, through the real apps and the real strategy on `LocalGrid`."""
 
 import logging
+import time
+from dataclasses import replace
 from pathlib import Path
 
+from federated_lib.images import train_and_test
 from federated_lib.local_training import CountingGrid
 from federated_lib.setting import (
     FIRST_PARTITION_SEED,
@@ -13,8 +16,10 @@ from federated_lib.setting import (
     Setting,
     model_of,
 )
+from flower_strategy.aggregation import shares_of, synthesise
 from flower_strategy.client_app import app
 from flower_strategy.condensing import condense_locally
+from flower_strategy.payload import content_bytes, encode
 from flower_strategy.settings import ClientSettings
 from flower_strategy.strategy import CondensationStrategy
 
@@ -28,6 +33,7 @@ def run_federated(
     data_root: Path | None,
     rounds: int,
     missing: int = 0,
+    robust_threshold: float = 0.0,
 ) -> Outcome:
     """One shot or several rounds; the first ``missing`` clients never answer."""
     run_config = {
@@ -49,7 +55,7 @@ def run_federated(
     ]
     grid = CountingGrid(app, nodes, run_config)
     strategy = CondensationStrategy(
-        setting.server_for(federation),
+        replace(setting.server_for(federation), robust_threshold=robust_threshold),
         model_of(cell, setting),
         image_shape=federation.test.image_shape,
         classes=federation.test.classes,
@@ -76,12 +82,6 @@ def run_centralised(
     cell: Cell, setting: Setting, federation: Federation, *, preset: str
 ) -> Outcome:
     """All images at one client: what the split costs."""
-    import time
-
-    from federated_lib.images import train_and_test
-    from flower_strategy.aggregation import shares_of, synthesise
-    from flower_strategy.payload import content_bytes, encode
-
     started = time.perf_counter()
     contribution = condense_locally(
         "all",

@@ -16,6 +16,7 @@ from federated_lib.ours import run_centralised, run_federated
 from federated_lib.setting import Cell, Federation, Outcome, Point, Setting
 
 MISSING = 3  # clients of ``ours-missing``
+ROBUST = 4.0  # threshold of ``ours-robust``
 SINGLE = "replay"  # the preset with one Gaussian for the codes of a class
 
 Run = Callable[[Cell, Setting, Federation, Path | None, int], Outcome]
@@ -58,7 +59,7 @@ def _images(choose_of) -> Run:
     return lambda c, s, f, root, rounds: send_images(choose_of(c.dataset), c, s, f)
 
 
-def _ours(*, shot: bool = True, preset: str = "federated", missing: int = 0) -> Run:
+def _ours(*, shot: bool = True, preset: str = "federated", **options) -> Run:
     return lambda c, s, f, root, rounds: run_federated(
         c,
         s,
@@ -66,7 +67,7 @@ def _ours(*, shot: bool = True, preset: str = "federated", missing: int = 0) -> 
         preset=preset,
         data_root=root,
         rounds=1 if shot else rounds,
-        missing=missing,
+        **options,
     )
 
 
@@ -95,6 +96,9 @@ ROWS = {
     "ours": Row("**ours**, one shot", _ours()),
     "ours-missing": Row(
         f"**ours**, one shot, {MISSING} clients missing", _ours(missing=MISSING)
+    ),
+    "ours-robust": Row(
+        "**ours**, one shot, robust check on", _ours(robust_threshold=ROBUST)
     ),
     "ours-rounds": Row("**ours**", _ours(shot=False), several=True),
     "ours-single": Row("ours, one Gaussian a class", _ours(preset=SINGLE)),

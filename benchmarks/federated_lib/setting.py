@@ -11,6 +11,7 @@ import torch
 
 from condense_core import ImageData
 from condense_core.evaluate import library_versions
+from condense_core.presets import flips
 from condense_core.runlog import atomic_write_text
 from condense_core.sources import load_source
 from flower_strategy.partition import partition
@@ -100,8 +101,6 @@ class Federation:
 
 def load_federation(cell: Cell, setting: Setting, data_root: Path | None) -> Federation:
     """Read both splits and divide the training images."""
-    from condense_core.presets import flips
-
     train = load_source(cell.dataset, split="train", data_root=data_root)
     test = load_source(cell.dataset, split="test", data_root=data_root)
     indices = partition(

@@ -22,7 +22,9 @@ def test_a_larger_budget_never_picks_a_smaller_rung():
     for budget in range(4_000, 140_000, 2_000):
         chosen = sizes(budget)
         rungs.append(
-            LADDER.index((chosen.channels, chosen.latent_dim, chosen.images_per_class))
+            [rung[:3] for rung in LADDER].index(
+                (chosen.channels, chosen.latent_dim, chosen.images_per_class)
+            )
         )
     assert rungs == sorted(rungs, reverse=True)
     assert len(set(rungs)) > 10
@@ -52,15 +54,22 @@ def test_more_classes_need_more_bytes():
     assert lots.value.minimum > few.value.minimum
 
 
-def test_a_class_has_no_more_components_than_four_a_code():
-    config = CondenseConfig.preset("federated")
-    for budget in (3_000, 8_000, 100_000):
+def test_components_are_given_up_before_the_decoder_gets_narrow():
+    config, names = CondenseConfig.preset("federated"), list("abcdefghij")
+    found = set()
+    for budget in range(10_000, 100_000, 2_000):
         chosen = fit(
             config,
             image_shape=(1, 28, 28),
-            num_classes=2,
+            num_classes=10,
             budget=budget,
-            size_of=lambda spec, precision: packed_size(spec, precision, ["a", "b"]),
+            size_of=lambda spec, precision: packed_size(spec, precision, names),
         ).format
-        assert chosen.code_components == min(256, 4 * chosen.images_per_class)
+        found.add((chosen.channels, chosen.code_components))
+        if chosen.channels < 16:
+            assert chosen.code_components == chosen.images_per_class
+    assert {(16, 256), (16, 128), (16, 64), (14, 64)} <= found
+
+
+def test_a_preset_with_one_gaussian_a_class_keeps_to_it():
     assert sizes(100_000).code_components == 1
