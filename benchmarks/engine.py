@@ -23,9 +23,9 @@ from timing import finish, interleaved, parser, start, wait
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
+from condense_core.class_sampler import ClassSampler
 from condense_core.compute import compute_scope, resolve_precision
 from condense_core.config import CondenseConfig
-from condense_core.data import ClassSampler
 from condense_core.engine import condense_loop
 from condense_core.experiment import load_splits
 from condense_core.loop_state import LoopState

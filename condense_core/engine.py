@@ -5,7 +5,7 @@ Shape legend: Y classes, K codes, C H W image.
 
 from collections.abc import Callable
 
-from condense_core.data import ClassSampler
+from condense_core.class_sampler import ClassSampler
 from condense_core.loop_state import LoopState
 from condense_core.networks import FeatureNetwork
 from condense_core.objective import (

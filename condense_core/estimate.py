@@ -12,9 +12,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from condense_core.class_sampler import ClassSampler
 from condense_core.compute import uses_graphs
 from condense_core.config import CondenseConfig
-from condense_core.data import ClassSampler, ImageData, PixelStatistics
+from condense_core.data import ImageData, PixelStatistics
 from condense_core.engine import LOG_EVERY, condense_loop
 from condense_core.loop_state import LoopState
 from condense_core.networks import FeatureNetwork, build_network

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 from condense_core.augment import SiameseAugment
 from condense_core.class_embedding import standardise
+from condense_core.class_sampler import ClassSampler
 from condense_core.compute import (
     prepare_generator,
     prepare_network,
     uses_graphs,
 )
 from condense_core.config import CondenseConfig
-from condense_core.data import ClassSampler, PixelStatistics
+from condense_core.data import PixelStatistics
 from condense_core.discriminator import FeatureDiscriminator
 from condense_core.distributed import ALONE, Ranks
 from condense_core.errors import ConfigError

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from condense_core.augment import AugmentParameters, SiameseAugment
+from condense_core.class_sampler import ClassSampler
 from condense_core.compute import full_precision
 from condense_core.config import LOSS_TERMS, LossConfig
-from condense_core.data import ClassSampler, PixelStatistics
+from condense_core.data import PixelStatistics
 from condense_core.discriminator import FeatureDiscriminator
 from condense_core.distributed import ALONE, Ranks
 from condense_core.errors import ConfigError

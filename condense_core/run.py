@@ -9,24 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from condense_core._tiles import write_samples_png
 from condense_core.artefact import CondensedDataset
-from condense_core.class_embedding import (
-    class_mean_features,
-    one_hot_embedding,
-    standardise,
-)
+from condense_core.class_sampler import ClassSampler
 from condense_core.compute import compute_scope, resolve_precision
 from condense_core.config import CondenseConfig
-from condense_core.data import (
-    ClassSampler,
-    ImageData,
-    PixelStatistics,
-    as_image_data,
-    require_images,
-)
+from condense_core.data import ImageData, as_image_data, require_images
 from condense_core.devices import resolve_device
 from condense_core.distributed import ALONE, Ranks, check_ranks, shared_norms
 from condense_core.engine import condense_loop
@@ -35,22 +24,15 @@ from condense_core.estimate import Estimate, in_words
 from condense_core.evaluate import library_versions
 from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
 from condense_core.loop_state import LoopState
-from condense_core.networks import FeatureNetwork, build_network
 from condense_core.networks.convnet import DEFAULT_WIDTH
 from condense_core.pace import schedule
-from condense_core.pretrain import pretrain
+from condense_core.preparation import build_phi, prepare_teacher, starting_point
 from condense_core.probe import Probe
 from condense_core.rundir import RunDirectory
 from condense_core.runlog import RunLog
-from condense_core.seeding import make_generator, seeded_initialisation
-from condense_core.synthesiser import Synthesiser, SynthesiserSpec, build_synthesiser
 from condense_core.teacher import (
-    build_teacher,
     check_teacher,
-    frozen,
-    load_teacher,
     needs_teacher,
-    train_teacher,
 )
 from condense_core.trajectory import train_experts
 
@@ -173,8 +155,8 @@ def _condense(
     statistics = data.statistics()
     placed = data.to(place)
     sampler = ClassSampler(placed, place)
-    teacher = _teacher(run, placed, statistics, config, progress, ranks)
-    synthesiser = _starting_point(
+    teacher = prepare_teacher(run, placed, statistics, config, progress, ranks)
+    synthesiser = starting_point(
         run, sampler, placed, statistics, teacher, config, progress, ranks
     )
 
@@ -280,7 +262,7 @@ def check_fit(data: ImageData, config: CondenseConfig) -> None:
     if config.teacher.path is not None and needs_teacher(config):
         check_teacher(config.teacher.path, data, config)
     # Building one network finds every size that does not fit, at no cost.
-    phi = _build_phi(config, data)
+    phi = build_phi(config, data)
     weights, layers = config.loss.layer_weights, len(phi.blocks)
     if weights is not None and len(weights) != layers:
         raise ConfigError(
@@ -300,122 +282,3 @@ def check_fit(data: ImageData, config: CondenseConfig) -> None:
             f"{phi.feature_dim}, not {embedding_dim}: set teacher.width and "
             "format.embedding to match, or loss.intra_centre=online"
         )
-
-
-def _build_phi(config: CondenseConfig, data: ImageData) -> FeatureNetwork:
-    return build_network(
-        config.network.name,
-        image_shape=data.image_shape,
-        num_classes=data.num_classes,
-        width=config.network.width,
-        depth=config.network.depth,
-        low_pass=config.network.low_pass,
-        seed=config.seed,
-    )
-
-
-def _teacher(
-    run: RunDirectory,
-    data: ImageData,
-    statistics: PixelStatistics,
-    config: CondenseConfig,
-    progress: bool,
-    ranks: Ranks,
-) -> FeatureNetwork | None:
-    """The network trained on the real data, if anything needs one."""
-    if not needs_teacher(config):
-        return None
-    device = data.images.device
-    if config.teacher.path is not None:
-        return load_teacher(config.teacher.path, data, config, device=device)
-    saved = run.load("teacher", device)
-    if saved is None and ranks.first:
-        teacher = train_teacher(
-            data,
-            statistics,
-            config,
-            resume=run.load("teacher-training", device),
-            keep=lambda _, state: run.save_sometimes("teacher-training", state),
-            progress=progress,
-        )
-        run.save("teacher", teacher.state_dict())
-    else:
-        teacher = build_teacher(data, config).to(device)
-        if saved is not None:
-            teacher.load_state_dict(saved)
-    ranks.copy_first(teacher)
-    return frozen(teacher)
-
-
-def _starting_point(
-    run: RunDirectory,
-    sampler: ClassSampler,
-    data: ImageData,
-    statistics: PixelStatistics,
-    teacher: FeatureNetwork | None,
-    config: CondenseConfig,
-    progress: bool,
-    ranks: Ranks,
-) -> Synthesiser:
-    """A synthesiser with class embeddings, pre-trained as configured."""
-    embedding = _class_embedding(sampler, data, statistics, teacher, config)
-    spec = SynthesiserSpec.from_config(
-        config.format,
-        image_shape=data.image_shape,
-        num_classes=data.num_classes,
-        embedding_dim=embedding.shape[1],
-        class_counts=data.counts.tolist(),
-    )
-    with seeded_initialisation(config.seed, "synthesiser"):
-        synthesiser = build_synthesiser(spec, seed=config.seed)
-    synthesiser.class_embedding.copy_(embedding)
-    synthesiser.to(sampler.device)
-    saved = run.load("start", sampler.device)
-    if saved is not None:
-        synthesiser.load_state_dict(saved)
-    elif ranks.first:
-        _pretrain(run, synthesiser, sampler, statistics, teacher, config, progress)
-    ranks.copy_first(synthesiser)
-    return synthesiser
-
-
-def _pretrain(
-    run: RunDirectory,
-    synthesiser: Synthesiser,
-    sampler: ClassSampler,
-    statistics: PixelStatistics,
-    teacher: FeatureNetwork | None,
-    config: CondenseConfig,
-    progress: bool,
-) -> None:
-    total = config.pretrain.steps
-    with RunLog(None, total=total, description="pretrain", progress=progress) as log:
-        pretrain(
-            synthesiser,
-            sampler,
-            statistics,
-            config.pretrain,
-            extractor=teacher,
-            seed=config.seed,
-            log=log,
-        )
-    run.save("start", synthesiser.state_dict())
-
-
-def _class_embedding(
-    sampler: ClassSampler,
-    data: ImageData,
-    statistics: PixelStatistics,
-    teacher: FeatureNetwork | None,
-    config: CondenseConfig,
-) -> Tensor:
-    if config.format.embedding == "one_hot":
-        return one_hot_embedding(data.num_classes)
-    network = teacher
-    if config.format.embedding == "online" or network is None:
-        network = _build_phi(config, data).to(sampler.device)
-    if config.teacher.mean_images is not None:
-        draw = make_generator(config.seed, "class-means")
-        data = data.thin(config.teacher.mean_images, draw)
-    means = class_mean_features(network, data, statistics)
-    return standardise(means)

@@ -20,8 +20,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from condense_core.augment import SiameseAugment
+from condense_core.class_sampler import ClassSampler
 from condense_core.config import CondenseConfig, TrajectoryConfig
-from condense_core.data import ClassSampler, PixelStatistics
+from condense_core.data import PixelStatistics
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.rundir import RunDirectory
 from condense_core.runlog import RunLog

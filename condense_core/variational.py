@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from condense_core.class_sampler import ClassSampler
 from condense_core.clusters import cluster_centres
 from condense_core.config import PretrainConfig
-from condense_core.data import ClassSampler, to_unit
+from condense_core.data import to_unit
 from condense_core.runlog import RunLog
 from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import GeneratorSynthesiser

@@ -6,7 +6,6 @@ from torch.utils.data import TensorDataset
 
 from condense_core.data import (
     MIN_STD,
-    ClassSampler,
     ImageData,
     PixelStatistics,
     as_image_data,
@@ -299,74 +298,6 @@ def test_a_sample_with_a_one_hot_label_is_refused():
 def test_an_iterable_without_length_is_refused():
     with pytest.raises(DataError, match="generator is no map-style data set"):
         as_image_data(sample for sample in [])
-
-
-def test_sampler_draws_only_images_of_the_asked_class():
-    data = make_data((1, 0, 2, 0, 1, 0))
-    drawn = ClassSampler(data, "cpu").sample(20, torch.Generator().manual_seed(0))
-    assert drawn.shape == (3, 20, 3, 8, 8)
-    for label in range(3):
-        own = to_unit(data.images[data.labels == label]).flatten(1).tolist()
-        assert all(row in own for row in drawn[label].flatten(1).tolist())
-
-
-def test_sampler_reaches_every_image_of_a_class():
-    drawn = ClassSampler(make_data(), "cpu").sample(
-        60, torch.Generator().manual_seed(0)
-    )
-    assert [len(d.flatten(1).unique(dim=0)) for d in drawn] == [3, 2, 1]
-
-
-def test_sampler_draws_selected_classes_in_their_order():
-    data = make_data()
-    generator = torch.Generator().manual_seed(0)
-    drawn = ClassSampler(data, "cpu").sample(2, generator, torch.tensor([2]))
-    assert torch.equal(drawn[0, 0], to_unit(data.images[2]))
-    assert drawn.shape[:2] == (1, 2)
-
-
-def test_sampler_draws_the_same_for_the_same_seed():
-    sampler = ClassSampler(make_data(), "cpu")
-    first, again = (
-        sampler.sample(5, torch.Generator().manual_seed(3)) for _ in range(2)
-    )
-    assert torch.equal(first, again)
-
-
-def test_sampler_batch_pairs_images_with_their_labels():
-    data = make_data()
-    images, labels = ClassSampler(data, "cpu").batch(
-        50, torch.Generator().manual_seed(0)
-    )
-    for image, label in zip(images, labels, strict=True):
-        match = (to_unit(data.images) == image).flatten(1).all(1)
-        assert data.labels[match].tolist() == [label]
-    assert labels.unique().tolist() == [0, 1, 2]
-
-
-def test_sampler_gives_every_image_of_a_class():
-    data = make_data()
-    found = ClassSampler(data, "cpu").all_of(0)
-    assert torch.equal(found, data.images[data.labels == 0])
-
-
-def test_sampler_refuses_a_class_without_images():
-    with pytest.raises(DataError, match="class 'b' has no images"):
-        ClassSampler(make_data((0, 2)), "cpu")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_sampling_never_waits_for_the_device():
-    sampler = ClassSampler(make_data(), "cuda")
-    statistics = make_data().statistics()
-    generator = torch.Generator("cuda").manual_seed(0)
-    statistics.normalise(sampler.batch(2, generator)[0])
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        statistics.normalise(sampler.batch(2, generator)[0])
-        sampler.sample(3, generator)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_images_have_standard_strides_wherever_they_come_from():

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from condense_core import mapped
-from condense_core.data import ClassSampler, ImageData
+from condense_core.class_sampler import ClassSampler
+from condense_core.data import ImageData
 from condense_core.mapped import chunks, gather, is_mapped, map_images
 from condense_core.seeding import make_generator
 

@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from condense_core.augment import SiameseAugment
+from condense_core.class_sampler import ClassSampler
 from condense_core.config import LOSS_TERMS, LossConfig
-from condense_core.data import ClassSampler, as_image_data
+from condense_core.data import as_image_data
 from condense_core.discriminator import FeatureDiscriminator
 from condense_core.errors import ConfigError
 from condense_core.losses.adversarial import discriminator_loss, generator_loss

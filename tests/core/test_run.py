@@ -342,7 +342,7 @@ def test_other_errors_are_not_disguised():
 MOMENTS = [
     ("condense_core.teacher.train_network", 1, False),
     ("condense_core.run.RunDirectory.save", 1, True),
-    ("condense_core.run.pretrain", 1, False),
+    ("condense_core.preparation.pretrain", 1, False),
     ("condense_core.run.RunDirectory.save", 2, True),
     ("condense_core.run.condense_loop", 1, False),
     ("condense_core.engine.gradient_norms", 1, False),
@@ -452,7 +452,7 @@ def test_a_resumed_run_repeats_nothing_that_was_saved(
         pytest.fail("this was done before")
 
     monkeypatch.setattr("condense_core.teacher.train_network", never)
-    monkeypatch.setattr("condense_core.run.pretrain", never)
+    monkeypatch.setattr("condense_core.preparation.pretrain", never)
     outers, original = [], loop_state.LoopState.train_network
 
     def spy(self, sampler, outer, k):

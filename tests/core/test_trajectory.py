@@ -3,8 +3,8 @@ import torch
 from torch.nn import functional as F
 
 from condense_core.augment import SiameseAugment
+from condense_core.class_sampler import ClassSampler
 from condense_core.config import TrajectoryConfig
-from condense_core.data import ClassSampler
 from condense_core.errors import ConfigError
 from condense_core.loop_state import LoopState
 from condense_core.networks import build_network

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from condense_core.class_sampler import ClassSampler
 from condense_core.config import PretrainConfig
-from condense_core.data import ClassSampler, as_image_data, to_unit
+from condense_core.data import as_image_data, to_unit
 from condense_core.precision import decode, encode
 from condense_core.runlog import RunLog
 from condense_core.seeding import seeded_initialisation
