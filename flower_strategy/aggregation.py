@@ -31,18 +31,21 @@ def shares_of(
     total: int,
     *,
     max_share: float = 1.0,
+    class_balance: float = 0.0,
     dropped: frozenset[tuple[str, int]] = frozenset(),
 ) -> Shares:
     """How many images to draw of which class from whom, by their true counts.
 
-    Every (client, class) counts as many as its real images, but no client more than
-    ``max_share`` of a class that others have too: claiming a great many images does not
-    take a class over.
+    Within a class every client counts as many as its real images, but no more than
+    ``max_share`` where others have the class too: claiming a great many images does not
+    take a class over. A class of n images gets a share in the ratio of
+    n^(1 - ``class_balance``).
 
     Args:
         contributions: At least one.
         total: Images of all classes together, about: shares are rounded, none to zero.
         max_share: Largest share of a client within a class.
+        class_balance: From 0, classes by their counts, to 1, as many images of each.
         dropped: (client, class) pairs that are left out.
     """
     real: dict[int, dict[int, float]] = {}
@@ -53,7 +56,9 @@ def shares_of(
             if (contribution.client, label) not in dropped:
                 real.setdefault(label, {})[index] = float(count)
     for label, counts in real.items():
-        real[label] = _capped(counts, max_share)
+        counts = _capped(counts, max_share)
+        rarity = sum(counts.values()) ** -class_balance
+        real[label] = {index: count * rarity for index, count in counts.items()}
     everything = sum(sum(counts.values()) for counts in real.values())
     return {
         (index, label): max(1, round(total * count / everything))

@@ -181,6 +181,9 @@ class ServerSettings(Settings):
     """A client that claims more images of one class is refused."""
     max_share: float = 1.0
     """Largest share of a class that one client may fill, where others have it too."""
+    class_balance: float = 0.5
+    """How classes share the images: 0 by the clients' counts, 1 as many of each. Where
+    clients are missing, their classes look rarer than they are."""
     robust_threshold: float = 0.0
     """Deviations from its peers' median beyond which a client's class is dropped; 0 is
     off. See `flower_strategy.robust`."""
@@ -210,11 +213,12 @@ class ServerSettings(Settings):
             robust_threshold=0.0,
             merged_images_per_class=1,
         )
-        if not 0.0 <= self.label_smoothing <= 1.0:
-            raise ConfigError(
-                f"run config label-smoothing is {self.label_smoothing}: choose a value "
-                "from 0 to 1"
-            )
+        for name in ("label_smoothing", "class_balance"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(
+                    f"run config {_key(name)} is {getattr(self, name)}: choose a value "
+                    "from 0 to 1"
+                )
         for name in ("fraction_train", "max_share"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ConfigError(

@@ -296,12 +296,13 @@ class CondensationStrategy(Strategy):
         )
 
     def synthesise(self, server_round: int) -> ImageData:
-        """Fresh images of all clients, weighted by their true counts."""
+        """Fresh images of all clients, by their counts and ``class-balance``."""
         contributions = list(self.state.contributions.values())
         shares = shares_of(
             contributions,
             self.settings.synthetic_images,
             max_share=self.settings.max_share,
+            class_balance=self.settings.class_balance,
             dropped=self.dropped,
         )
         return synthesise(

@@ -31,6 +31,20 @@ def test_shares_follow_the_true_counts(pair):
     }
 
 
+@pytest.mark.parametrize(
+    ("balance", "expected"),
+    [
+        (1.0, {(0, 0): 100, (0, 2): 50, (1, 2): 50, (1, 3): 100}),
+        (0.5, {(0, 0): 120, (0, 2): 60, (1, 2): 60, (1, 3): 60}),
+    ],
+)
+def test_balance_moves_images_from_frequent_classes_to_rare_ones(
+    contribute, balance, expected
+):
+    pair = [contribute("a", (0, 2), (40, 20)), contribute("b", (2, 3), (20, 10))]
+    assert shares_of(pair, 300, class_balance=balance) == expected
+
+
 def test_no_share_is_rounded_to_nothing(contribute):
     pair = [contribute("a", (0,), (1,)), contribute("b", (0, 1), (10**6, 10**6))]
     assert shares_of(pair, 100)[0, 0] == 1

@@ -25,6 +25,7 @@ def test_keys_are_field_names_with_dashes():
         (ServerSettings, {"fraction-train": 0.0}, "fraction-train"),
         (ServerSettings, {"fraction-train": 1.5}, "fraction-train"),
         (ServerSettings, {"label-smoothing": -0.1}, "label-smoothing"),
+        (ServerSettings, {"class-balance": 1.5}, "class-balance"),
         (ServerSettings, {"round-seconds": float("nan")}, "round-seconds"),
         (ClientSettings, {"upload-bytes": -1}, "upload-bytes"),
         (ClientSettings, {"upload-bytes": "60000"}, "upload-bytes"),
