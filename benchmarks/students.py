@@ -56,7 +56,7 @@ def main() -> None:
         )
 
     plain, ours = pool(graphs=False), pool(graphs=device.type == "cuda")
-    for module in plain._network.modules():
+    for module in plain.network.modules():
         if isinstance(module, InstanceNorm):
             module.twice = None
 

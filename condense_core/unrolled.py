@@ -37,7 +37,8 @@ class StudentPool:
     """Students of mixed ages, trained on the synthetic images by the field's recipe.
 
     Attributes:
-        students: For each student its weights, momenta, age and serial number.
+        students: For each student its weights, momenta and age.
+        network: What computes with the weights of any of them.
     """
 
     def __init__(
@@ -69,8 +70,8 @@ class StudentPool:
         self._augment, self._seed, self._device = augment, seed, device
         self._ranks = ranks
         self._graphed = GraphedFunction(self._train) if graphs else None
-        self._network = self._fresh_network(0)
-        differentiate_twice(self._network, fused=graphs)
+        self.network = self._fresh_network(0)
+        differentiate_twice(self.network, fused=graphs)
         self.students = [self._fresh(serial) for serial in range(config.students)]
         for index, student in enumerate(self.students):
             # Staggered first retirements: the pool is of mixed age from then on.
@@ -147,7 +148,7 @@ class StudentPool:
             The loss, with the gradient of the augmented images; weights and momenta
             after the window, detached.
         """
-        shapes = {n: p.shape for n, p in self._network.named_parameters()}
+        shapes = {n: p.shape for n, p in self.network.named_parameters()}
         count = len(shapes)
         *augmented, labels, real_images, real_labels = tensors[2 * count :]
 
@@ -165,7 +166,7 @@ class StudentPool:
         )
         weights.requires_grad_()
         for images in augmented:
-            logits = functional_call(self._network, named(weights), (images,))
+            logits = functional_call(self.network, named(weights), (images,))
             inner = F.cross_entropy(logits, labels)
             (slope,) = self._ranks.sum_all(
                 torch.autograd.grad(inner * share, [weights], create_graph=True)
@@ -173,7 +174,7 @@ class StudentPool:
             decay = _RECIPE.weight_decay * weights
             momenta = _RECIPE.momentum * momenta + slope + decay
             weights = weights - self.config.learning_rate * momenta
-        logits = functional_call(self._network, named(weights), (real_images,))
+        logits = functional_call(self.network, named(weights), (real_images,))
         loss = OUTER_LOSSES[self.config.outer_loss](logits, real_labels) * share
         after = *named(weights).values(), *named(momenta).values()
         return loss, *(tensor.detach() for tensor in after)
