@@ -1,6 +1,7 @@
 """Table and plot of the files that `federated.py` wrote."""
 
 import json
+import math
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from federated_lib.rows import ROWS
 
+COLUMNS = 2  # of the plot
 SHOWN_ROUNDS = (1, 2, 5, 10, 20, 50)
 HEAD = (
     "| row | rounds | a client may send | accuracy, % | bytes up | bytes down "
@@ -138,15 +140,20 @@ def plot(lines: list[Line], path: Path) -> None:
     panels = list(dict.fromkeys((n.dataset, n.partition) for n in lines))
     rows = [row for row in ROWS if any(n.row == row for n in lines)]
     colours = {row: pyplot.get_cmap("tab20")(i % 20) for i, row in enumerate(rows)}
+    down = math.ceil(len(panels) / COLUMNS)
+    across = min(COLUMNS, len(panels))
     figure, axes = pyplot.subplots(
-        1,
-        len(panels),
-        figsize=(3 + 5 * len(panels), 5),
+        down,
+        across,
+        figsize=(3 + 4.5 * across, 4 * down),
+        sharex=True,  # bytes are to be compared between panels
         squeeze=False,
         layout="constrained",
     )
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
     handles: dict[str, Any] = {}
-    for axis, panel in zip(axes[0], panels, strict=True):
+    for axis, panel in zip(axes.flat, panels, strict=False):
         mine = [n for n in lines if (n.dataset, n.partition) == panel]
         for row in rows:
             points = sorted(
@@ -165,9 +172,10 @@ def plot(lines: list[Line], path: Path) -> None:
                     color=colours[row],
                     label=ROWS[row].label.replace("*", ""),
                 )
-        axis.set(xscale="log", xlabel="bytes up and down", ylabel="test accuracy, %")
+        axis.set(xscale="log", ylabel="test accuracy, %")
         axis.set_title(", ".join(panel))
         axis.grid(alpha=0.3)
+    figure.supxlabel("bytes up and down")
     figure.legend(handles=list(handles.values()), loc="outside right", fontsize=7)
     figure.savefig(path, dpi=150, metadata={"Software": None})
     pyplot.close(figure)
