@@ -74,7 +74,8 @@ def main() -> None:
             cell, setting, federation, arguments.data_root, arguments.rounds
         )
         seconds = time.perf_counter() - started
-        save(arguments.out, cell, setting, outcome, seconds)
+        server = setting.server_for(federation)
+        save(arguments.out, cell, setting, server, outcome, seconds)
         last = outcome.points[-1]
         print(
             f"{cell.row:22} {cell.partition:14} seed {cell.seed} "

@@ -1,6 +1,7 @@
 """What a run makes before its loop: teacher, class embeddings, pre-trained generator.
 
-Each is kept in the run directory, so that a resumed run does not make it again.
+Teacher and generator are kept in the run directory: a resumed run does not make them
+again. Class embeddings are computed anew, to the same bits.
 """
 
 from torch import Tensor
@@ -50,7 +51,11 @@ def prepare_teacher(
     progress: bool,
     ranks: Ranks,
 ) -> FeatureNetwork | None:
-    """The network trained on the real data, if anything needs one."""
+    """The network trained on the real data, frozen; None if nothing needs one.
+
+    Raises:
+        ArtefactError: The file of ``teacher.path`` cannot be used.
+    """
     if not needs_teacher(config):
         return None
     device = data.images.device
@@ -85,7 +90,18 @@ def starting_point(
     progress: bool,
     ranks: Ranks,
 ) -> Synthesiser:
-    """A synthesiser with class embeddings, pre-trained as configured."""
+    """A synthesiser with class embeddings, pre-trained as configured.
+
+    Args:
+        run: Where it is kept, and looked for first.
+        sampler: Real images; its device is the synthesiser's.
+        data: The same images, for class means of features.
+        statistics: Of the training images.
+        teacher: As `prepare_teacher` returns it.
+        config: Of the run.
+        progress: Whether to show progress on stderr.
+        ranks: Processes that start with the same weights; the first one trains.
+    """
     embedding = _class_embedding(sampler, data, statistics, teacher, config)
     spec = SynthesiserSpec.from_config(
         config.format,

@@ -144,12 +144,21 @@ def is_done(path: Path, setting: Setting) -> bool:
 
 
 def save(
-    folder: Path, cell: Cell, setting: Setting, outcome: Outcome, seconds: float
+    folder: Path,
+    cell: Cell,
+    setting: Setting,
+    server: ServerSettings,
+    outcome: Outcome,
+    seconds: float,
 ) -> None:
-    """Write a file that is whole or not there."""
+    """Write a file that is whole or not there.
+
+    ``server`` is written down and not compared: its defaults may change between runs.
+    """
     content: dict[str, Any] = {
         **asdict(cell),
         "setting": asdict(setting),
+        "server": asdict(server),
         **asdict(outcome),
         "seconds": seconds,
         "threads": torch.get_num_threads(),
