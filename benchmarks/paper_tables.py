@@ -67,6 +67,9 @@ def _arguments() -> argparse.Namespace:
         help="of every condensation, as to shorten it; may be repeated",
     )
     parser.add_argument(
+        "--note", default="", help="printed with every cell, as that data are a part"
+    )
+    parser.add_argument(
         "--list", action="store_true", help="print cells and commands, run nothing"
     )
     return parser.parse_args()
@@ -86,6 +89,7 @@ def main() -> int:
         width=arguments.width,
         overrides=tuple(arguments.overrides),
         seed=arguments.seed,
+        note=arguments.note,
     )
     place = Place(
         out=arguments.out,

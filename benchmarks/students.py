@@ -62,7 +62,7 @@ def main() -> None:
 
     def slope(students: StudentPool) -> torch.Tensor:
         leaf = images.clone().requires_grad_()
-        loss = students.loss(0, leaf, labels, real, real_labels, once=True)
+        loss = students.loss(0, leaf, labels, real, real_labels)
         return torch.autograd.grad(loss, leaf)[0]
 
     expected, found = slope(plain), slope(ours)

@@ -10,7 +10,7 @@ Shape legend: B batch, C channels, H height, W width, P parameter rows (1 or B).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -107,6 +107,12 @@ class AugmentParameters:
     operations: tuple[str, ...]
     uniforms: tuple[Tensor, ...]
 
+    def of(self, part: Part) -> "AugmentParameters":
+        """Those of some rows of the batch they were drawn for."""
+        return AugmentParameters(
+            self.operations, tuple(uniform[part.rows] for uniform in self.uniforms)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SiameseAugment:
@@ -197,10 +203,43 @@ class SiameseAugment:
         """
         whole = len(images_BCHW) if part is None else part.whole
         drawn = self.draw(whole, generator, images_BCHW.device)
-        if part is not None:
-            uniforms = tuple(uniform[part.rows] for uniform in drawn.uniforms)
-            drawn = AugmentParameters(drawn.operations, uniforms)
-        return self.apply(images_BCHW, drawn)
+        return self.apply(images_BCHW, drawn if part is None else drawn.of(part))
+
+    def apply_each(
+        self, images: Tensor, drawn: Sequence[AugmentParameters]
+    ) -> list[Tensor]:
+        """Apply several draws, each to images of its own or all to the same.
+
+        Draws of the same operation are applied together: as many kernels for all of
+        them as for one.
+
+        Args:
+            images: Normalised (R, B, C, H, W), or (B, C, H, W) for every draw.
+            drawn: R draws of B rows; on the CPU, to travel in one piece.
+
+        Returns:
+            R batches (B, C, H, W).
+        """
+        shared = images.ndim == 4
+        batch = images.shape[-4]
+        by_operations: dict[tuple[str, ...], list[int]] = {}
+        for row, parameters in enumerate(drawn):
+            by_operations.setdefault(parameters.operations, []).append(row)
+        result: list[Tensor] = [images] * len(drawn)
+        for operations, rows in by_operations.items():
+            uniforms = zip(*(drawn[row].uniforms for row in rows), strict=True)
+            together = AugmentParameters(
+                operations,
+                tuple(
+                    torch.cat(part).to(images.device, non_blocking=True)
+                    for part in uniforms
+                ),
+            )
+            chosen = torch.cat([images if shared else images[row] for row in rows])
+            transformed = self.apply(chosen, together).split(batch)
+            for row, transformed_BCHW in zip(rows, transformed, strict=True):
+                result[row] = transformed_BCHW
+        return result
 
 
 def _columns(uniform_PU: Tensor, count: int) -> tuple[Tensor, ...]:

@@ -74,10 +74,9 @@ def condense_loop(
                 config=loss,
                 ranks=state.ranks,
             )
-            logging = step % LOG_EVERY == 0 or step + 1 == loop.total
             if loss.unrolled:
                 terms["unrolled"] = state.unrolled_term(
-                    step, images_YKCHW, association, sampler, once=not logging
+                    step, images_YKCHW, association, sampler
                 )
             if loss.trajectory:
                 terms["trajectory"] = state.trajectory_term(
@@ -85,6 +84,7 @@ def condense_loop(
                 )
             total = weighted_sum(terms, loss)
             norms = {}
+            logging = step % LOG_EVERY == 0 or step + 1 == loop.total
             if logging:
                 norms = gradient_norms(terms, images_YKCHW, loss, state.ranks)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional as F
 
-from condense_core.augment import AugmentParameters, SiameseAugment
+from condense_core.augment import SiameseAugment
 from condense_core.data import PixelStatistics
 from condense_core.errors import ConfigError
 from condense_core.networks import FeatureNetwork
@@ -145,7 +145,8 @@ def train_ensemble(
             optimiser = sgd(weights.values(), recipe, lower)
         if augment.operations:
             draws = [make_generator(seed, "augment", step) for seed in seeds]
-            images = _augment(augment, images, draws)
+            drawn = [augment.draw(images.shape[-4], draw) for draw in draws]
+            images = torch.stack(augment.apply_each(images, drawn))
         # What all networks share has no dimension of its own.
         dims = 0, 0 if images.ndim == 5 else None, 0 if labels.ndim == 2 else None
         slopes = vmap(grad(loss), in_dims=dims)(weights, images, labels)
@@ -264,44 +265,6 @@ def _batches(
         for index_RB in order_RN.split(batch_size, dim=1):
             images = statistics.normalise(unit(images_NCHW[index_RB]))
             yield images, labels_N[index_RB]
-
-
-def _augment(
-    augment: SiameseAugment, images: Tensor, draws: Sequence[torch.Generator]
-) -> Tensor:
-    """One transformation a sample, drawn for each network from its own generator.
-
-    Networks that drew the same operation are transformed together.
-
-    Args:
-        augment: Operations to draw from.
-        images: (R, B, C, H, W), or (B, C, H, W) where all networks share them.
-        draws: One generator a network.
-
-    Returns:
-        (R, B, C, H, W).
-    """
-    shared = images.ndim == 4
-    batch = images.shape[-4]
-    drawn = [augment.draw(batch, draw) for draw in draws]
-    by_operations: dict[tuple[str, ...], list[int]] = {}
-    for row, parameters in enumerate(drawn):
-        by_operations.setdefault(parameters.operations, []).append(row)
-    result: list[Tensor] = [images] * len(drawn)
-    for operations, rows in by_operations.items():
-        uniforms = zip(*(drawn[row].uniforms for row in rows), strict=True)
-        together = AugmentParameters(
-            operations,
-            tuple(
-                torch.cat(part).to(images.device, non_blocking=True)
-                for part in uniforms
-            ),
-        )
-        chosen = torch.cat([images if shared else images[row] for row in rows])
-        transformed = augment.apply(chosen, together).split(batch)
-        for row, transformed_BCHW in zip(rows, transformed, strict=True):
-            result[row] = transformed_BCHW
-    return torch.stack(result)
 
 
 def _require_stackable(network: nn.Module) -> None:

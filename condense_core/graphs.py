@@ -2,24 +2,26 @@
 
 Differentiating through a training takes thousands of kernels of a few microseconds, and
 Python needs longer to launch one than the GPU to run it. Captured once and replayed,
-they cost the GPU's time alone.
+they cost the GPU's time alone; and chains that know nothing of each other, captured on
+streams of their own, share it.
 """
 
-import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 Function = Callable[..., tuple[Tensor, ...]]
+Result = TypeVar("Result")
+
+WARM_UP = 3  # calls before the capture: kernels are chosen and compiled in the first
 
 
 class GraphedFunction:
     """A function of tensors, captured at its first call and replayed from then on.
 
-    The results are overwritten by the next call. A gradient may be taken once for each
-    call: the replay of the backward pass frees what a second one would read.
+    The results are overwritten by the next call.
 
     Example:
         >>> double = GraphedFunction(lambda x: (2 * x,))
@@ -31,28 +33,58 @@ class GraphedFunction:
         """Wrap a function without side effects or synchronisation with the host.
 
         Args:
-            function: Of CUDA tensors, some of which require a gradient; returns a
-                tuple of tensors, some of which carry it. It draws no random numbers and
+            function: Of CUDA tensors, of which it returns a tuple, detached; what it
+                differentiates it differentiates itself. It draws no random numbers and
                 reads nothing else that changes.
         """
         self._function = function
-        self._graphed: Any = None
-        self._key: list[Any] = []
+        self._key: list[tuple[torch.Size, torch.dtype]] = []
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: list[Tensor] = []
+        self._results: tuple[Tensor, ...] = ()
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """What the function returns; captured anew for tensors of other shapes."""
-        key = [(t.shape, t.dtype, t.requires_grad) for t in tensors]
+        values = [tensor.detach() for tensor in tensors]
+        key = [(value.shape, value.dtype) for value in values]
         if key != self._key:
-            # Their memory becomes that of the graph's inputs: not the caller's.
-            examples = tuple(
-                t.detach().clone().requires_grad_(t.requires_grad) for t in tensors
-            )
-            with warnings.catch_warnings():
-                # The examples become known to autograd outside of the captured stream.
-                warnings.filterwarnings("ignore", message="The AccumulateGrad node")
-                self._graphed = torch.cuda.make_graphed_callables(
-                    self._function, examples
-                )
+            self._capture(values)
             self._key = key
-        results: tuple[Tensor, ...] = self._graphed(*tensors)
-        return results
+        assert self._graph is not None
+        torch._foreach_copy_(self._inputs, values)
+        self._graph.replay()
+        return self._results
+
+    def _capture(self, values: list[Tensor]) -> None:
+        self._inputs = [value.clone() for value in values]
+        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP):
+                self._function(*self._inputs)
+        here.wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._results = self._function(*self._inputs)
+
+
+def side_by_side(
+    calls: Sequence[Callable[[], Result]], streams: Sequence[torch.cuda.Stream]
+) -> list[Result]:
+    """Results of calls that know nothing of each other.
+
+    Args:
+        calls: What is to be done.
+        streams: One a call, or none: then they are done one after another.
+    """
+    if not streams:
+        return [call() for call in calls]
+    here = torch.cuda.current_stream()
+    results = []
+    for call, stream in zip(calls, streams, strict=True):
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            results.append(call())
+    for stream in streams:
+        here.wait_stream(stream)
+    return results

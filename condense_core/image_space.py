@@ -29,7 +29,6 @@ from condense_core.synthesiser import Synthesiser
 # Images synthesised together as a start: bounds memory. Batch norm is in training mode,
 # so that another number would start elsewhere.
 LARGEST_BATCH = 5000
-TINY = 1e-12  # a norm to divide by
 
 
 class ImageSpaceOptimiser:
@@ -57,7 +56,7 @@ class ImageSpaceOptimiser:
             ranks: Processes that share the classes of a step.
         """
         self._synthesiser = synthesiser
-        self._steps, self._normalise = config.fit_steps, config.normalise
+        self._steps = config.fit_steps
         self._ranks = ranks
         spec = synthesiser.spec
         device = synthesiser.class_embedding.device
@@ -96,8 +95,6 @@ class ImageSpaceOptimiser:
             share: Of the images of the step, where several processes share them.
         """
         (slope,) = torch.autograd.grad(loss, images_YKCHW)
-        if self._normalise:
-            slope = slope / self._ranks.norm(slope).clamp_min(TINY)
         images = images_YKCHW.detach()
         rows = class_ids_Y.unsqueeze(1), code_ids_K.unsqueeze(0)
         gradient = torch.zeros_like(self.logits)

@@ -211,13 +211,8 @@ class LoopState:
         images_YKCHW: Tensor,
         association: Association,
         sampler: ClassSampler,
-        *,
-        once: bool,
     ) -> Tensor:
-        """Loss on real images of a student trained on these synthetic ones.
-
-        ``once`` says that its gradient is taken at most once.
-        """
+        """Loss on real images of students trained on these synthetic ones."""
         assert self.students is not None
         draw = make_generator(self.config.seed, "unrolled-real", step)
         class_ids_Y, part = association.class_ids_Y, association.part
@@ -232,7 +227,6 @@ class LoopState:
             self.statistics.normalise(real),
             class_ids_Y.repeat_interleave(per_class),
             part=part.times(codes),
-            once=once,
         )
 
     def trajectory_term(

@@ -11,8 +11,9 @@ pool of FRePo, Zhou et al. 2022).
 Shape legend: B batch, Y classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,14 +24,15 @@ from torch.nn import functional as F
 from condense_core.augment import SiameseAugment
 from condense_core.config import UnrolledConfig
 from condense_core.distributed import ALONE, Ranks
-from condense_core.graphs import GraphedFunction
+from condense_core.graphs import GraphedFunction, side_by_side
 from condense_core.networks import build_network
 from condense_core.networks.norm import differentiate_twice
 from condense_core.parts import Part
 from condense_core.seeding import derive_seed, make_generator
 from condense_core.training import Recipe
 
-Window = Callable[..., tuple[Tensor, ...]]
+Windows = Callable[..., tuple[Tensor, ...]]
+TINY = 1e-12  # a norm to divide by
 
 
 class StudentPool:
@@ -69,9 +71,14 @@ class StudentPool:
         self._shape, self._classes = image_shape, num_classes
         self._augment, self._seed, self._device = augment, seed, device
         self._ranks = ranks
-        self._graphed = GraphedFunction(self._train) if graphs else None
+        self._graphed = GraphedFunction(self._train_all) if graphs else None
+        self._streams: list[torch.cuda.Stream] = []
+        if graphs and config.at_once > 1:
+            self._streams = [torch.cuda.Stream() for _ in range(config.at_once)]
         self.network = self._fresh_network(0)
         differentiate_twice(self.network, fused=graphs)
+        shapes = {n: p.shape for n, p in self.network.named_parameters()}
+        self._shapes = shapes
         self.students = [self._fresh(serial) for serial in range(config.students)]
         for index, student in enumerate(self.students):
             # Staggered first retirements: the pool is of mixed age from then on.
@@ -86,11 +93,10 @@ class StudentPool:
         real_images_BCHW: Tensor,
         real_labels_B: Tensor,
         part: Part | None = None,
-        once: bool = False,
     ) -> Tensor:
-        """Outer loss on real images after a window of steps on synthetic ones.
+        """Mean outer loss on real images after a window of steps on synthetic ones.
 
-        The chosen student advances by the window (detached), or retires.
+        The chosen students advance by the window (detached), or retire.
 
         Args:
             step: Generator update, seeds every draw.
@@ -100,71 +106,132 @@ class StudentPool:
             real_labels_B: Their classes.
             part: Which images of the step these are, if not all. The real ones are of
                 the same classes, and the loss is an addend of the step's.
-            once: Whether its gradient is taken at most once, which is what a graph
-                allows.
+
+        Returns:
+            The loss. Its gradient at the images is taken already, so that nothing of
+            the windows is kept.
         """
+        config = self.config
         part = part or Part(0, len(images_BCHW), len(images_BCHW))
         draw = make_generator(self._seed, "unrolled", step)
         turn = int(torch.randint(len(self.students), (1,), generator=draw))
-        student = self.students[turn]
-        augmented = (
-            self._augment.augment(images_BCHW, draw, part=part)
-            for _ in range(self.config.window)
+        apart = len(self.students) // config.at_once
+        turns = [(turn + i * apart) % len(self.students) for i in range(config.at_once)]
+        leaf_BCHW = images_BCHW.detach().requires_grad_()
+        augmented = self._augment.apply_each(
+            leaf_BCHW,
+            [
+                self._augment.draw(part.whole, draw).of(part)
+                for _ in range(config.at_once * config.window)
+            ],
         )
-        train: Window = partial(self._train, share=part.share)
-        if self._graphed is not None and once:
-            train = self._graphed
-        loss, *after = train(
-            *student["weights"].values(),
-            *student["momenta"].values(),
-            *augmented,
-            labels_B,
-            real_images_BCHW,
-            real_labels_B,
+        states = [t for turn in turns for t in _tensors(self.students[turn])]
+        train: Windows = self._graphed or partial(self._train_all, share=part.share)
+        losses, *results = train(
+            *states, *augmented, labels_B, real_images_BCHW, real_labels_B
         )
-
-        age = student["age"] + self.config.window
-        if age >= self.config.max_age:
-            self.students[turn] = self._fresh(self._next_serial)
-            self._next_serial += 1
-        else:
-            names = list(student["weights"])
-            # Clones: a graph overwrites its results.
-            after = [tensor.detach().clone() for tensor in after]
-            student["weights"] = dict(zip(names, after[: len(names)], strict=True))
-            student["momenta"] = dict(zip(names, after[len(names) :], strict=True))
-            student["age"] = age
+        slopes, after = results[: len(augmented)], results[len(augmented) :]
+        slope_BCHW = self._slope_at(leaf_BCHW, augmented, slopes)
+        each = len(states) // config.at_once
+        for i, turn in enumerate(turns):
+            self._advance(turn, after[i * each : (i + 1) * each])
+        loss: Tensor = _WithSlope.apply(images_BCHW, losses.mean(), slope_BCHW)
         return loss
 
-    def _train(self, *tensors: Tensor, share: float = 1.0) -> tuple[Tensor, ...]:
-        """A window of SGD with momentum and weight decay, then the loss on real images.
+    def _slope_at(
+        self, leaf_BCHW: Tensor, augmented: list[Tensor], slopes: Sequence[Tensor]
+    ) -> Tensor:
+        """Mean over the students of the gradients at the images (B, C, H, W).
 
         Args:
-            tensors: Weights, their momenta, augmented images of every step, their
-                labels, real images, their labels.
+            leaf_BCHW: The images.
+            augmented: What became of them in every step, student by student.
+            slopes: The gradients there.
+        """
+        count, window = self.config.at_once, self.config.window
+        if not self.config.normalise:
+            (total,) = torch.autograd.grad(augmented, leaf_BCHW, slopes)
+            return total / count
+        total = torch.zeros_like(leaf_BCHW)
+        for own in (slice(i * window, (i + 1) * window) for i in range(count)):
+            (slope,) = torch.autograd.grad(
+                augmented[own], leaf_BCHW, slopes[own], retain_graph=True
+            )
+            total += slope / self._ranks.norm(slope).clamp_min(TINY)
+        return total / count
+
+    def _train_all(self, *tensors: Tensor, share: float = 1.0) -> tuple[Tensor, ...]:
+        """A window of every chosen student.
+
+        Args:
+            tensors: Weights and momenta, student by student; augmented images of
+                every step, student by student; their labels; real images; their labels.
             share: Of the images of a step, where several processes share them.
 
         Returns:
-            The loss, with the gradient of the augmented images; weights and momenta
-            after the window, detached.
+            Losses of the students; the gradients of the augmented images; weights and
+            momenta after the window; all detached.
         """
-        shapes = {n: p.shape for n, p in self.network.named_parameters()}
-        count = len(shapes)
-        *augmented, labels, real_images, real_labels = tensors[2 * count :]
+        count, window = self.config.at_once, self.config.window
+        each = 2 * len(self._shapes)
+        states = tensors[: count * each]
+        augmented = tensors[count * each : -3]
+        trained = side_by_side(
+            [
+                partial(
+                    self._train,
+                    states[i * each : (i + 1) * each],
+                    augmented[i * window : (i + 1) * window],
+                    *tensors[-3:],
+                    share=share,
+                )
+                for i in range(count)
+            ],
+            self._streams,
+        )
+        losses, slopes, after = zip(*trained, strict=True)
+        return torch.stack(losses), *chain(*slopes), *chain(*after)
+
+    def _train(
+        self,
+        state: Sequence[Tensor],
+        augmented: Sequence[Tensor],
+        labels: Tensor,
+        real_images: Tensor,
+        real_labels: Tensor,
+        *,
+        share: float,
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """A window of SGD with momentum and weight decay, then the loss on real images.
+
+        Args:
+            state: Weights and momenta.
+            augmented: Images of every step.
+            labels: Their classes.
+            real_images: Of the outer loss.
+            real_labels: Their classes.
+            share: Of the images of a step, where several processes share them.
+
+        Returns:
+            The loss; its gradients at the augmented images; weights and momenta after
+            the window; all detached.
+        """
 
         def named(flat: Tensor) -> dict[str, Tensor]:
-            parts = flat.split([shape.numel() for shape in shapes.values()])
+            parts = flat.split([shape.numel() for shape in self._shapes.values()])
             return {
                 name: part.view(shape)
-                for (name, shape), part in zip(shapes.items(), parts, strict=True)
+                for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
             }
 
         # All weights in one vector: a step is a few operations instead of a hundred.
+        count = len(self._shapes)
         weights, momenta = (
-            torch.cat([tensor.flatten() for tensor in half])
-            for half in (tensors[:count], tensors[count : 2 * count])
+            torch.cat([tensor.detach().flatten() for tensor in half])
+            for half in (state[:count], state[count:])
         )
         weights.requires_grad_()
+        augmented = [images.detach().requires_grad_() for images in augmented]
         for images in augmented:
             logits = functional_call(self.network, named(weights), (images,))
             inner = F.cross_entropy(logits, labels)
@@ -176,8 +243,23 @@ class StudentPool:
             weights = weights - self.config.learning_rate * momenta
         logits = functional_call(self.network, named(weights), (real_images,))
         loss = OUTER_LOSSES[self.config.outer_loss](logits, real_labels) * share
+        slopes = torch.autograd.grad(loss, augmented)
         after = *named(weights).values(), *named(momenta).values()
-        return loss, *(tensor.detach() for tensor in after)
+        return loss.detach(), slopes, tuple(tensor.detach() for tensor in after)
+
+    def _advance(self, turn: int, after: Sequence[Tensor]) -> None:
+        """A student's weights and momenta after a window; or a new student."""
+        student = self.students[turn]
+        age = student["age"] + self.config.window
+        if age >= self.config.max_age:
+            self.students[turn] = self._fresh(self._next_serial)
+            self._next_serial += 1
+            return
+        names = list(self._shapes)
+        after = [tensor.clone() for tensor in after]  # a graph overwrites its results
+        student["weights"] = dict(zip(names, after[: len(names)], strict=True))
+        student["momenta"] = dict(zip(names, after[len(names) :], strict=True))
+        student["age"] = age
 
     def _fresh_network(self, serial: int) -> torch.nn.Module:
         return build_network(
@@ -203,6 +285,24 @@ class StudentPool:
         """Continue from `state_dict`."""
         self.students = [dict(student) for student in state["students"]]
         self._next_serial = state["next_serial"]
+
+
+class _WithSlope(torch.autograd.Function):
+    """A value whose gradient at the images is known."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *towards: Tensor) -> Any:
+        (slope,) = ctx.saved_tensors
+        return towards[0] * slope, None, None
+
+
+def _tensors(student: dict[str, Any]) -> list[Tensor]:
+    return [*student["weights"].values(), *student["momenta"].values()]
 
 
 def brier_score(logits_BY: Tensor, labels_B: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class Setting:
         width: Channels of the ConvNet.
         overrides: More ``--set``, of every condensation.
         seed: Of condensation and evaluation.
+        note: What else the reader of a table must know, as that the data are a part.
     """
 
     scale: str
@@ -38,6 +39,7 @@ class Setting:
     width: int = 128
     overrides: tuple[str, ...] = ()
     seed: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True)

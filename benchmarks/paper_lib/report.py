@@ -161,6 +161,8 @@ def _made_with(result: Result) -> str:
         parts.append(" ".join(f"`{text}`" for text in setting["overrides"]))
     if found["dataset"] != result["cell"]["column"]["dataset"]:
         parts.append(f"data from {found['dataset']}")
+    if note := setting.get("note"):
+        parts.append(note)
     return ", ".join(parts)
 
 

@@ -42,8 +42,8 @@ def is_done(path: Path, setting: Setting) -> bool:
     if not path.exists():
         return False
     found = json.loads(path.read_text())["setting"]
-    wanted = json.loads(json.dumps(asdict(setting)))
-    if found != wanted:
+    if Setting(**{**found, "overrides": tuple(found["overrides"])}) != setting:
+        wanted = asdict(setting)
         sys.exit(f"{path} was made with {found}, not {wanted}: choose another --out")
     return True
 

@@ -136,9 +136,6 @@ class OptimiserConfig:
     """Adam, on the logits of images: of the pixels format and of ``image_space``."""
     fit_steps: int = 2
     """Fitting steps of ``image_space`` after each update."""
-    normalise: bool = False
-    """Whether ``image_space`` scales the gradient of every update to unit length. Those
-    of students differ a hundredfold with their age, and a few would rule."""
     momentum: float = 0.9
     """Of every SGD here."""
     decay: Literal["linear", "none"] = "linear"
@@ -161,6 +158,8 @@ class UnrolledConfig:
 
     students: int = 10
     """Size of the pool."""
+    at_once: int = 1
+    """Those of them that one generator update asks; it follows their mean."""
     window: int = 10
     """Training steps that are differentiated through."""
     max_age: int = 100
@@ -174,11 +173,27 @@ class UnrolledConfig:
     outer_loss: Literal["cross_entropy", "brier"] = "brier"
     """Of a student on real images. Old students are overconfident, and their few
     worst errors rule the cross entropy; the Brier score is bounded."""
+    normalise: bool = False
+    """Whether the gradient of each student has unit length at the images. Lengths
+    differ a hundredfold with age, and a few students would rule. ``loss.unrolled`` is
+    then that length."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("students", "window", "max_age", "real_batch", "width"):
+        for name in (
+            "students",
+            "at_once",
+            "window",
+            "max_age",
+            "real_batch",
+            "width",
+        ):
             at_least(f"unrolled.{name}", getattr(self, name), 1)
+        if self.at_once > self.students:
+            raise ConfigError(
+                f"unrolled.at_once is {self.at_once}, but there are {self.students} "
+                "students: raise unrolled.students"
+            )
         positive("unrolled.learning_rate", self.learning_rate)
 
 

@@ -256,6 +256,19 @@ def test_augment_is_draw_and_apply_with_one_row_an_image(generator):
     assert torch.equal(result, siamese.apply(images, drawn))
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("one_of", [True, False])
+def test_draws_applied_together_are_those_applied_one_by_one(shared, one_of, generator):
+    augmentation = SiameseAugment(tuple(OPERATIONS), one_of=one_of)
+    batches = torch.randn(9, 2, 3, 8, 8, generator=generator)
+    drawn = [augmentation.draw(2, generator) for _ in batches]
+    together = augmentation.apply_each(batches[0] if shared else batches, drawn)
+    for row, parameters in enumerate(drawn):
+        images = batches[0 if shared else row]
+        alone = augmentation.apply(images, parameters)
+        torch.testing.assert_close(together[row], alone)
+
+
 def test_unknown_operation_is_refused_with_the_choices():
     with pytest.raises(ConfigError, match=r"'blur'.*color, crop, cutout, flip"):
         SiameseAugment.from_text("color_blur")

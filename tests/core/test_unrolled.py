@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from condense_core.augment import SiameseAugment
 from condense_core.config import UnrolledConfig
+from condense_core.errors import ConfigError
 from condense_core.networks import build_network
 from condense_core.unrolled import StudentPool, brier_score
 
@@ -156,6 +157,45 @@ def test_one_student_advances_a_call_and_every_one_gets_its_turn(batch):
     assert turns == {0, 1, 2}
 
 
+def slope_of(pool, step, batch):
+    images = batch[0].clone().requires_grad_()
+    loss = pool.loss(step, images, *batch[1:])
+    return loss.detach(), torch.autograd.grad(loss, images)[0]
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_students_asked_at_once_give_their_mean(normalise, batch):
+    options = {"students": 4, "normalise": normalise}
+    pool = build(**options, at_once=2)
+    loss, slope = slope_of(pool, 0, batch)
+    asked = [i for i, s in enumerate(pool.students) if s["age"] % 25]
+    assert len(asked) == 2
+    assert asked[1] - asked[0] == 2  # far apart in age
+
+    alone = []
+    for index in asked:
+        twin = build(**options)
+        twin.students = [twin.students[index]]
+        alone.append(slope_of(twin, 0, batch))
+        for name, value in twin.students[0]["weights"].items():
+            torch.testing.assert_close(pool.students[index]["weights"][name], value)
+    losses, slopes = zip(*alone, strict=True)
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
+    torch.testing.assert_close(slope, torch.stack(slopes).mean(dim=0))
+
+
+def test_a_normalised_slope_has_unit_length_and_the_same_direction(batch):
+    loss, slope = slope_of(build(augment="color_crop"), 0, batch)
+    same_loss, unit = slope_of(build(augment="color_crop", normalise=True), 0, batch)
+    assert same_loss == loss
+    torch.testing.assert_close(unit, slope / slope.norm())
+
+
+def test_no_more_students_are_asked_than_there_are():
+    with pytest.raises(ConfigError, match="at_once is 3, but there are 2 students"):
+        UnrolledConfig(students=2, at_once=3)
+
+
 def test_restored_pool_continues_as_if_never_stopped(batch, tmp_path):
     # Retirement within the run: the serial of the next student is restored too.
     options = {"students": 2, "max_age": 6, "augment": "color_crop"}
@@ -215,17 +255,23 @@ def test_students_are_scored_by_the_brier_score_by_default(batch):
     assert 0 <= default <= 2
 
 
-def test_a_graph_trains_the_same_students(batch, device):
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_graph_trains_the_same_students(at_once, batch, device):
     if device.type != "cuda":
         pytest.skip("graphs need --device cuda")
-    options = {"augment": "color_crop_flip_rotate", "device": device, "students": 2}
+    options = {
+        "augment": "color_crop_flip_rotate",
+        "device": device,
+        "students": 2,
+        "at_once": at_once,
+    }
     pools = [build(graphs=graphs, **options) for graphs in (False, True)]
     fake, labels, real, real_labels = to(batch, device=device)
     for step in range(6):
         slopes = []
         for pool in pools:
             images = (fake + step).requires_grad_()
-            loss = pool.loss(step, images, labels, real, real_labels, once=True)
+            loss = pool.loss(step, images, labels, real, real_labels)
             slopes.append(torch.autograd.grad(loss, images)[0])
         assert torch.allclose(*slopes, rtol=1e-2, atol=1e-5), step
     for plain, graphed in zip(*(pool.students for pool in pools), strict=True):
