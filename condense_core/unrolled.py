@@ -3,10 +3,10 @@
 Not in the paper. Feature matching asks that synthetic features look like real ones;
 this asks directly for what a condensed set is for. A student takes a window of SGD
 steps on the synthetic images, its loss on real images is differentiated through those
-steps (back-propagation through time, Wang et al. 2018), and the detached student then
-waits in a pool for its next turn, so that students of every age are seen without
-training each one from the start (random truncation, Feng et al. 2023, RaT-BPTT; the
-pool of FRePo, Zhou et al. 2022).
+steps (`condense_core.window`), and the detached student then waits in a pool for its
+next turn, so that students of every age are seen without training each one from the
+start (random truncation, Feng et al. 2023, RaT-BPTT; the pool of FRePo, Zhou et al.
+2022).
 
 Shape legend: B batch, Y classes.
 """
@@ -18,8 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
-from torch.nn import functional as F
 
 from condense_core.augment import SiameseAugment
 from condense_core.config import UnrolledConfig
@@ -29,7 +27,7 @@ from condense_core.networks import build_network
 from condense_core.networks.norm import differentiate_twice
 from condense_core.parts import Part
 from condense_core.seeding import derive_seed, make_generator
-from condense_core.training import Recipe
+from condense_core.window import OUTER_LOSSES, train_through
 
 Windows = Callable[..., tuple[Tensor, ...]]
 TINY = 1e-12  # a norm to divide by
@@ -179,11 +177,15 @@ class StudentPool:
         trained = side_by_side(
             [
                 partial(
-                    self._train,
+                    train_through,
+                    self.network,
                     states[i * each : (i + 1) * each],
                     augmented[i * window : (i + 1) * window],
                     *tensors[-3:],
+                    learning_rate=self.config.learning_rate,
+                    outer_loss=OUTER_LOSSES[self.config.outer_loss],
                     share=share,
+                    ranks=self._ranks,
                 )
                 for i in range(count)
             ],
@@ -191,61 +193,6 @@ class StudentPool:
         )
         losses, slopes, after = zip(*trained, strict=True)
         return torch.stack(losses), *chain(*slopes), *chain(*after)
-
-    def _train(
-        self,
-        state: Sequence[Tensor],
-        augmented: Sequence[Tensor],
-        labels: Tensor,
-        real_images: Tensor,
-        real_labels: Tensor,
-        *,
-        share: float,
-    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """A window of SGD with momentum and weight decay, then the loss on real images.
-
-        Args:
-            state: Weights and momenta.
-            augmented: Images of every step.
-            labels: Their classes.
-            real_images: Of the outer loss.
-            real_labels: Their classes.
-            share: Of the images of a step, where several processes share them.
-
-        Returns:
-            The loss; its gradients at the augmented images; weights and momenta after
-            the window; all detached.
-        """
-
-        def named(flat: Tensor) -> dict[str, Tensor]:
-            parts = flat.split([shape.numel() for shape in self._shapes.values()])
-            return {
-                name: part.view(shape)
-                for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
-            }
-
-        # All weights in one vector: a step is a few operations instead of a hundred.
-        count = len(self._shapes)
-        weights, momenta = (
-            torch.cat([tensor.detach().flatten() for tensor in half])
-            for half in (state[:count], state[count:])
-        )
-        weights.requires_grad_()
-        augmented = [images.detach().requires_grad_() for images in augmented]
-        for images in augmented:
-            logits = functional_call(self.network, named(weights), (images,))
-            inner = F.cross_entropy(logits, labels)
-            (slope,) = self._ranks.sum_all(
-                torch.autograd.grad(inner * share, [weights], create_graph=True)
-            )
-            decay = _RECIPE.weight_decay * weights
-            momenta = _RECIPE.momentum * momenta + slope + decay
-            weights = weights - self.config.learning_rate * momenta
-        logits = functional_call(self.network, named(weights), (real_images,))
-        loss = OUTER_LOSSES[self.config.outer_loss](logits, real_labels) * share
-        slopes = torch.autograd.grad(loss, augmented)
-        after = *named(weights).values(), *named(momenta).values()
-        return loss.detach(), slopes, tuple(tensor.detach() for tensor in after)
 
     def _advance(self, turn: int, after: Sequence[Tensor]) -> None:
         """A student's weights and momenta after a window; or a new student."""
@@ -303,16 +250,3 @@ class _WithSlope(torch.autograd.Function):
 
 def _tensors(student: dict[str, Any]) -> list[Tensor]:
     return [*student["weights"].values(), *student["momenta"].values()]
-
-
-def brier_score(logits_BY: Tensor, labels_B: Tensor) -> Tensor:
-    """Mean squared distance of probabilities to the one-hot label, in [0, 2]."""
-    wanted_BY = F.one_hot(labels_B, logits_BY.shape[1])
-    return (logits_BY.softmax(dim=1) - wanted_BY).square().sum(dim=1).mean()
-
-
-OUTER_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "brier": brier_score,
-    "cross_entropy": F.cross_entropy,
-}
-_RECIPE = Recipe("student", epochs=1)  # the field's momentum and weight decay

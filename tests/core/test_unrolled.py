@@ -8,7 +8,7 @@ from condense_core.augment import SiameseAugment
 from condense_core.config import UnrolledConfig
 from condense_core.errors import ConfigError
 from condense_core.networks import build_network
-from condense_core.unrolled import StudentPool, brier_score
+from condense_core.unrolled import StudentPool
 
 
 def build(
@@ -236,16 +236,6 @@ def test_same_seed_gives_the_same_loss_and_another_step_another_augmentation(bat
 @pytest.mark.usefixtures("untouched_global_rng")
 def test_global_generator_is_left_alone(batch):
     assert build(augment="color").loss(0, *batch).isfinite()
-
-
-def test_brier_score_is_bounded_and_zero_when_certain_and_right():
-    certain = torch.tensor([[50.0, 0.0, 0.0]])
-    assert brier_score(certain, torch.tensor([0])).item() == pytest.approx(0.0)
-    assert brier_score(certain, torch.tensor([1])).item() == pytest.approx(2.0)
-    # Undecided between three: (1 - 1/3)^2 + 2 (1/3)^2 = 2/3.
-    assert brier_score(torch.zeros(4, 3), torch.zeros(4).long()).item() == (
-        pytest.approx(2 / 3)
-    )
 
 
 def test_students_are_scored_by_the_brier_score_by_default(batch):
