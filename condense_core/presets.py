@@ -60,7 +60,10 @@ CPU_STUDENTS = {"mnist": QUICK, "fashionmnist": QUICK}
 # What students learn from one image a class they learn while young: these, and their
 # updates, where that was measured (docs/paper-to-code.md).
 YOUNG: dict[str, tuple[Settings, int]] = {
-    "cifar10": ({"window": 10, "max_age": 30, "learning_rate": 3e-2}, 2400),
+    "cifar10": (
+        {"at_once": 4, "window": 10, "max_age": 30, "learning_rate": 3e-2},
+        2400,
+    ),
     "fashionmnist": ({**QUICK, "max_age": 36}, 1300),
 }
 
