@@ -75,8 +75,7 @@ class StudentPool:
             self._streams = [torch.cuda.Stream() for _ in range(config.at_once)]
         self.network = self._fresh_network(0)
         differentiate_twice(self.network, fused=graphs)
-        shapes = {n: p.shape for n, p in self.network.named_parameters()}
-        self._shapes = shapes
+        self._names = [name for name, _ in self.network.named_parameters()]
         self.students = [self._fresh(serial) for serial in range(config.students)]
         for index, student in enumerate(self.students):
             # Staggered first retirements: the pool is of mixed age from then on.
@@ -171,7 +170,7 @@ class StudentPool:
             momenta after the window; all detached.
         """
         count, window = self.config.at_once, self.config.window
-        each = 2 * len(self._shapes)
+        each = 2 * len(self._names)
         states = tensors[: count * each]
         augmented = tensors[count * each : -3]
         trained = side_by_side(
@@ -202,7 +201,7 @@ class StudentPool:
             self.students[turn] = self._fresh(self._next_serial)
             self._next_serial += 1
             return
-        names = list(self._shapes)
+        names = self._names
         after = [tensor.clone() for tensor in after]  # a graph overwrites its results
         student["weights"] = dict(zip(names, after[: len(names)], strict=True))
         student["momenta"] = dict(zip(names, after[len(names) :], strict=True))
