@@ -7,7 +7,7 @@ own. The draws are the library's, so that the result is too.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,11 @@ class PerSampleAugment:
     ) -> Tensor:
         drawn = self.draw(len(images_BCHW), generator, images_BCHW.device)
         return self.apply(images_BCHW, drawn)
+
+    def apply_each(
+        self, images_BCHW: Tensor, drawn: Sequence[AugmentParameters]
+    ) -> list[Tensor]:
+        return [self.apply(images_BCHW, parameters) for parameters in drawn]
 
 
 class PlainState(LoopState):
