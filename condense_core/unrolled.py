@@ -11,7 +11,7 @@ start (random truncation, Feng et al. 2023, RaT-BPTT; the pool of FRePo, Zhou et
 Shape legend: B batch, Y classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -22,14 +22,13 @@ from torch import Tensor
 from condense_core.augment import SiameseAugment
 from condense_core.config import UnrolledConfig
 from condense_core.distributed import ALONE, Ranks
-from condense_core.graphs import GraphedFunction, side_by_side
+from condense_core.graphs import Function, GraphedFunction, side_by_side
 from condense_core.networks import build_network
 from condense_core.networks.norm import differentiate_twice
 from condense_core.parts import Part
 from condense_core.seeding import derive_seed, make_generator
 from condense_core.window import OUTER_LOSSES, train_through
 
-Windows = Callable[..., tuple[Tensor, ...]]
 TINY = 1e-12  # a norm to divide by
 
 
@@ -123,7 +122,7 @@ class StudentPool:
             ],
         )
         states = [t for turn in turns for t in _tensors(self.students[turn])]
-        train: Windows = self._graphed or partial(self._train_all, share=part.share)
+        train: Function = self._graphed or partial(self._train_all, share=part.share)
         losses, *results = train(
             *states, *augmented, labels_B, real_images_BCHW, real_labels_B
         )
@@ -146,15 +145,14 @@ class StudentPool:
             slopes: The gradients there.
         """
         count, window = self.config.at_once, self.config.window
-        if not self.config.normalise:
-            (total,) = torch.autograd.grad(augmented, leaf_BCHW, slopes)
-            return total / count
         total = torch.zeros_like(leaf_BCHW)
         for own in (slice(i * window, (i + 1) * window) for i in range(count)):
             (slope,) = torch.autograd.grad(
                 augmented[own], leaf_BCHW, slopes[own], retain_graph=True
             )
-            total += slope / self._ranks.norm(slope).clamp_min(TINY)
+            if self.config.normalise:
+                slope = slope / self._ranks.norm(slope).clamp_min(TINY)
+            total += slope
         return total / count
 
     def _train_all(self, *tensors: Tensor, share: float = 1.0) -> tuple[Tensor, ...]:

@@ -175,8 +175,8 @@ class UnrolledConfig:
     worst errors rule the cross entropy; the Brier score is bounded."""
     normalise: bool = False
     """Whether the gradient of each student has unit length at the images. Lengths
-    differ a hundredfold with age, and a few students would rule. ``loss.unrolled`` is
-    then that length."""
+    differ a hundredfold with age, and a few students would rule. Its length is
+    then ``loss.unrolled``."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
