@@ -318,7 +318,7 @@ def _replay() -> Settings:
 
 
 def _replay_refined() -> Settings:
-    """As `_replay`, then 150 updates of the paper's losses on the codebook's images."""
+    """As `_replay`, then 150 updates of the paper's losses on fresh images."""
     replay = _replay()
     return {
         **replay,
@@ -329,6 +329,7 @@ def _replay_refined() -> Settings:
             "network_batch": 64,
             "association": 64,
             "codes_per_step": 32,
+            "fresh_codes": True,
         },
         "optimiser": {"name": "adam", "generator_lr": 3e-4},
     }

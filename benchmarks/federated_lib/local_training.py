@@ -94,13 +94,19 @@ def run_rounds(
     rounds: int,
     proximal: bool = False,
     epochs: int = 1,
+    asked: int | None = None,
 ) -> Outcome:
-    """FedAvg or FedProx for a number of rounds, tested after each."""
+    """FedAvg or FedProx for a number of rounds, tested after each.
+
+    ``asked`` is how many clients take part, the same in every round; None is all.
+    """
     statistics = federation.train.statistics()
     network = _initial(cell, setting, federation)
+    order = torch.randperm(setting.clients, generator=make_generator(cell.seed, "ask"))
+    clients = range(setting.clients) if asked is None else order[:asked].tolist()
     grid = CountingGrid(
         _client_app(federation.shares, network, statistics, setting, cell.seed, epochs),
-        [{"partition-id": i} for i in range(setting.clients)],
+        [{"partition-id": i} for i in clients],
         {},
     )
     outcome = Outcome()
@@ -122,7 +128,11 @@ def run_rounds(
             print(f"  {cell.row} round {server_round}: {found:.2f} %", flush=True)
         return MetricRecord({"accuracy": found})
 
-    options = {"fraction_evaluate": 0.0, "min_available_nodes": setting.clients}
+    options = {
+        "fraction_evaluate": 0.0,
+        "min_train_nodes": len(clients),
+        "min_available_nodes": len(clients),
+    }
     strategy = (
         FedProx(proximal_mu=setting.proximal_mu, **options)
         if proximal
@@ -137,6 +147,31 @@ def run_rounds(
     )
     outcome.client_seconds = list(grid.seconds.values())
     return outcome
+
+
+def run_at_equal_bytes(
+    cell: Cell, setting: Setting, federation: Federation, *, proximal: bool = False
+) -> Outcome:
+    """FedAvg or FedProx for what all clients may send of ours, models down included.
+
+    Where that is less than a round of everybody, as many clients as it pays for are
+    asked once; each then trains as long as in one shot.
+    """
+    weights = ArrayRecord(_initial(cell, setting, federation).state_dict())
+    turn = 2 * content_bytes(RecordDict({"arrays": weights}))
+    affordable = max(1, cell.upload_bytes * setting.clients // turn)
+    if affordable >= setting.clients:
+        rounds = affordable // setting.clients
+        return run_rounds(cell, setting, federation, rounds=rounds, proximal=proximal)
+    return run_rounds(
+        cell,
+        setting,
+        federation,
+        rounds=1,
+        proximal=proximal,
+        epochs=setting.one_shot_epochs,
+        asked=affordable,
+    )
 
 
 def ensemble(cell: Cell, setting: Setting, federation: Federation) -> Outcome:

@@ -11,7 +11,7 @@ from federated_lib.images import (
     send_images,
     train_and_test,
 )
-from federated_lib.local_training import ensemble, run_rounds
+from federated_lib.local_training import ensemble, run_at_equal_bytes, run_rounds
 from federated_lib.ours import run_centralised, run_federated
 from federated_lib.setting import Cell, Federation, Outcome, Point, Setting
 
@@ -55,6 +55,10 @@ def _one_shot(c, s, f, root, rounds) -> Outcome:
     return run_rounds(c, s, f, rounds=1, epochs=s.one_shot_epochs)
 
 
+def _equal_bytes(**options) -> Run:
+    return lambda c, s, f, root, rounds: run_at_equal_bytes(c, s, f, **options)
+
+
 def _images(choose_of) -> Run:
     return lambda c, s, f, root, rounds: send_images(choose_of(c.dataset), c, s, f)
 
@@ -90,6 +94,10 @@ ROWS = {
     ),
     "fedavg": Row("FedAvg", _local(), bounded=False, several=True),
     "fedprox": Row("FedProx", _local(proximal=True), bounded=False, several=True),
+    "fedavg-equal-bytes": Row("FedAvg for the bytes of ours", _equal_bytes()),
+    "fedprox-equal-bytes": Row(
+        "FedProx for the bytes of ours", _equal_bytes(proximal=True)
+    ),
     "real-random": Row("random real images", _images(lambda d: choose_random)),
     "real-herded": Row("herded real images", _images(lambda d: choose_herded)),
     "pixels": Row("condensed pixels", _images(condensed_of)),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import federated
 from federated_lib.images import choose_herded, choose_random, condensed_of
-from federated_lib.local_training import train_locally
+from federated_lib.local_training import run_at_equal_bytes, train_locally
 from federated_lib.report import plot, read_lines, table
 from federated_lib.rows import ROWS
 from federated_lib.setting import Cell, Setting, load_federation
@@ -115,6 +116,25 @@ def test_report(results, tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 1000
     with pytest.raises(SystemExit, match="no results"):
         read_lines(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("upload_bytes", "clients", "rounds"), [(1_000, 1, 1), (60_000, 3, 1), (4e5, 10, 2)]
+)
+def test_models_for_equal_bytes(federation, upload_bytes, clients, rounds):
+    cell = Cell(
+        dataset="digits",
+        partition="dirichlet-0.5",
+        row="fedavg-equal-bytes",
+        upload_bytes=int(upload_bytes),
+        seed=0,
+    )
+    outcome = run_at_equal_bytes(cell, replace(SETTING, one_shot_epochs=1), federation)
+    last = outcome.points[-1]
+    assert last.rounds == rounds
+    assert len(outcome.client_seconds) == clients
+    if clients > 1:
+        assert last.bytes_up + last.bytes_down <= 10 * upload_bytes
 
 
 def test_the_list_names_every_row(monkeypatch, capsys):

@@ -76,3 +76,51 @@ def test_soft_labels_are_refused(start, tiny_data, tiny_config):
     config = replace(tiny_config, loss=replace(tiny_config.loss, soft_labels=True))
     with pytest.raises(ConfigError, match="soft_labels"):
         refined(start, tiny_data, config)
+
+
+def with_fresh_codes(config):
+    return replace(
+        config,
+        loop=replace(config.loop, fresh_codes=True),
+        optimiser=replace(config.optimiser, name="adam"),
+    )
+
+
+def test_fresh_codes_keep_the_statistics_they_are_drawn_with(tiny_data, tiny_config):
+    many = replace(
+        tiny_data,
+        images=tiny_data.images.repeat(10, 1, 1, 1),
+        labels=tiny_data.labels.repeat(10),
+    )
+    config = with_fresh_codes(
+        tiny_config.with_overrides(
+            [
+                "format.code_map=per_class",
+                "format.code_components=2",
+                "format.dispersion=true",
+                "pretrain.method=variational",
+            ]
+        )
+    )
+    start = condense(many, config, device="cpu", progress=False)
+    assert start.spec.code_components == (2, 2, 2)
+    later = refined(start, many, config)
+    moved = {name for name in start.tensors if differ(start, later, name)}
+    assert any(name.endswith("weight") for name in moved)
+    assert not any(
+        part in name for name in moved for part in ("running", "component", "codebook")
+    )
+
+
+def differ(one, other, name):
+    return not torch.equal(one.tensors[name], other.tensors[name])
+
+
+def test_fresh_codes_need_an_optimiser_without_targets(tiny_config):
+    loop = replace(tiny_config.loop, fresh_codes=True)
+    with pytest.raises(ConfigError, match="image_space"):
+        replace(
+            tiny_config,
+            loop=loop,
+            optimiser=replace(tiny_config.optimiser, name="image_space"),
+        )
