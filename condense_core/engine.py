@@ -59,7 +59,7 @@ def condense_loop(
             # Sample codes from Z, generate the synthetic set S_i
             class_ids = association.class_ids_Y
             code_ids = state.draw_codes(draw)
-            synthetic_YKCHW = state.synthesise(class_ids, code_ids, draw)
+            synthetic_YKCHW = state.synthesiser(class_ids, code_ids)
             images_YKCHW = state.normalise(synthetic_YKCHW)
 
             # Compute L_con from T_i and S_i using phi

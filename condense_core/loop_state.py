@@ -69,8 +69,7 @@ class LoopState:
         of them.
 
         Raises:
-            ConfigError: The trajectory term has a weight, but there are no experts;
-                fresh codes are asked of several processes.
+            ConfigError: The trajectory term has a weight, but there are no experts.
         """
         self.config = config
         self.ranks = ranks
@@ -113,14 +112,7 @@ class LoopState:
                 seed=config.seed,
                 device=device,
             )
-        if config.loop.fresh_codes and ranks.world > 1:
-            raise ConfigError(
-                f"loop.fresh_codes draws for one process, and there are {ranks.world}: "
-                "run without torchrun, or set it to false"
-            )
-        # Fresh images are drawn with the statistics that training left behind, and so
-        # are they here; those of a fixed set are measured at the end.
-        synthesiser.train(not config.loop.fresh_codes)
+        synthesiser.train()
         self.optimiser = self._build_optimiser()
         self.discriminator_optimiser = torch.optim.Adam(
             self.discriminator.parameters(),
@@ -185,19 +177,6 @@ class LoopState:
         codes = self.synthesiser.spec.images_per_class
         size = self.config.loop.codes_per_step or codes
         return subset(codes, size, draw, self.device)
-
-    def synthesise(
-        self, class_ids_Y: Tensor, code_ids_K: Tensor, draw: torch.Generator
-    ) -> Tensor:
-        """S_i in [0, 1]: (Y, K, C, H, W), of the codebook or of as many new codes."""
-        images: Tensor
-        if not self.config.loop.fresh_codes:
-            images = self.synthesiser(class_ids_Y, code_ids_K)
-            return images
-        assert isinstance(self.synthesiser, GeneratorSynthesiser)
-        labels = class_ids_Y.repeat_interleave(len(code_ids_K))
-        images = self.synthesiser.draw(labels, draw)
-        return images.view(-1, len(code_ids_K), *images.shape[1:])
 
     def normalise(self, images_YKCHW: Tensor) -> Tensor:
         """Images in [0, 1] as networks see them."""

@@ -66,7 +66,8 @@ def pretrain(
         sampler: The real images.
         statistics: Their normalisation.
         config: Method and length.
-        extractor: Network whose features ``medoids`` are chosen in; None for pixels.
+        extractor: Network whose features ``medoids`` are chosen in, None for pixels,
+            and ``feature_weight`` compares.
         seed: Of every draw.
         log: Shows progress.
     """
@@ -78,7 +79,15 @@ def pretrain(
         )
         return
     if config.method == "variational" and isinstance(synthesiser, GeneratorSynthesiser):
-        train_variationally(synthesiser, sampler, config, seed=seed, log=log)
+        train_variationally(
+            synthesiser,
+            sampler,
+            config,
+            seed=seed,
+            log=log,
+            statistics=statistics,
+            network=extractor,
+        )
         return
     images_per_class = synthesiser.spec.images_per_class
     embed: Embed = pixel_space

@@ -1,10 +1,12 @@
-"""Going on from a finished artefact: Algorithm 1 alone, no teacher, no pre-training.
+"""Going on from a finished artefact, without a teacher.
 
 A federated client has the generator of the last round and a network that was trained on
-everybody's; it need not begin anew.
+everybody's; it need not begin anew. A decoder of the whole data set (``variational``)
+goes on as one, then come the updates of Algorithm 1, if any.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +23,9 @@ from condense_core.errors import ConfigError, DataError
 from condense_core.loop_state import LoopState
 from condense_core.probe import Probe
 from condense_core.runlog import RunLog
+from condense_core.synthesiser import GeneratorSynthesiser
+from condense_core.teacher import frozen
+from condense_core.variational import train_variationally
 
 
 def refine(
@@ -32,13 +37,14 @@ def refine(
     device: str | torch.device = "auto",
     progress: bool = True,
 ) -> CondensedDataset:
-    """Run Algorithm 1 from a condensed set instead of from the beginning.
+    """Train on from a condensed set instead of from the beginning.
 
     Args:
         condensed: Where codes, generator and class embeddings start; left unchanged.
         train_set: As for `condense`, of the same classes and image shape.
-        config: ``loop``, ``loss``, ``optimiser``, ``network`` and ``augment`` count;
-            sizes and precision are those of ``condensed``.
+        config: ``loop``, ``loss``, ``optimiser``, ``network`` and ``augment`` count,
+            and ``pretrain`` if its method is ``variational``; sizes and precision are
+            those of ``condensed``.
         network: Weights that phi starts with at every restart; random ones if None.
         device: auto, cpu, cuda or cuda:N.
         progress: Whether to show progress on stderr.
@@ -67,29 +73,35 @@ def refine(
     place = resolve_device(device)
     sampler, statistics = ClassSampler(data, place), condensed.statistics
     synthesiser = condensed.synthesiser(place)
+    begin = partial(
+        LoopState,
+        config,
+        synthesiser,
+        statistics,
+        device=place,
+        network_start=network,
+    )
     try:
-        state = LoopState(
-            config, synthesiser, statistics, device=place, network_start=network
-        )
+        state = begin()
     except RuntimeError as error:  # of load_state_dict
         raise ConfigError(
             "the given network does not fit network.name, width and depth of the "
             "configuration: use those it was built with"
         ) from error
-    with (
-        compute_scope(config.compute, place),
-        RunLog(
-            None, total=config.loop.total, description="refine", progress=progress
-        ) as log,
-    ):
-        condense_loop(
-            state,
-            sampler=sampler,
-            teacher=None,
-            log=log,
-            save=lambda _: None,
-            probe=Probe(synthesiser, data, statistics, config),
-        )
+    decoder = config.pretrain.method == "variational"
+    with compute_scope(config.compute, place):
+        if decoder and isinstance(synthesiser, GeneratorSynthesiser):
+            _decode_on(synthesiser, sampler, state, progress)
+            state = begin()  # its optimiser may hold the images it starts from
+        with _log("refine", config.loop.total, progress) as log:
+            condense_loop(
+                state,
+                sampler=sampler,
+                teacher=None,
+                log=log,
+                save=lambda _: None,
+                probe=Probe(synthesiser, data, statistics, config),
+            )
     kept = {k: v for k, v in condensed.metadata.items() if k in ("data", "versions")}
     return CondensedDataset.from_synthesiser(
         synthesiser,
@@ -100,3 +112,27 @@ def refine(
         config=config.to_dict(),
         **kept,
     )
+
+
+def _decode_on(
+    synthesiser: GeneratorSynthesiser,
+    sampler: ClassSampler,
+    state: LoopState,
+    progress: bool,
+) -> None:
+    config = state.config.pretrain
+    with _log("decode", config.steps, progress) as log:
+        train_variationally(
+            synthesiser,
+            sampler,
+            config,
+            seed=state.config.seed,
+            log=log,
+            statistics=state.statistics,
+            network=frozen(state.network),
+            warm_start=True,
+        )
+
+
+def _log(description: str, total: int, progress: bool) -> RunLog:
+    return RunLog(None, total=total, description=description, progress=progress)

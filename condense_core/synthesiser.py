@@ -229,32 +229,6 @@ class GeneratorSynthesiser(Synthesiser):
         images: Tensor = self.generator(codes_BZ, self.class_embedding[class_ids_B])
         return images
 
-    def draw(
-        self, class_ids_B: Tensor, generator: torch.Generator, *, dispersed: bool = True
-    ) -> Tensor:
-        """One new image for each class: (B, C, H, W), differentiable in G alone.
-
-        The code is drawn from the Gaussian of the codebook's mean and deviation.
-
-        Args:
-            class_ids_B: Classes.
-            generator: Of the draws, on the CPU.
-            dispersed: Whether to add the noise of ``format.dispersion``, see `observe`.
-        """
-        codes_KZ, device = self.codebook.codes.detach(), class_ids_B.device
-        spread = codes_KZ.std(dim=0, unbiased=False) if len(codes_KZ) > 1 else 1.0
-        count = len(class_ids_B)
-        noise_BZ = torch.randn(count, self.spec.latent_dim, generator=generator)
-        places_B = torch.zeros(count)
-        if self.spec.code_components:  # else the noise below stays what it was
-            places_B.uniform_(generator=generator)
-        codes_BZ = codes_KZ.mean(dim=0) + spread * noise_BZ.to(device)
-        images = self.generate(codes_BZ, class_ids_B, places_B.to(device))
-        if not (dispersed and self.spec.dispersion):
-            return images
-        noise_BCHW = torch.randn(images.shape, generator=generator).to(device)
-        return self.observe(images, class_ids_B, noise_BCHW)
-
     def _code_means(self, class_ids_B: Tensor, places_B: Tensor) -> Tensor:
         """Mean of the chosen component of each class: (B, Z)."""
         if not self.spec.code_components:
@@ -294,9 +268,7 @@ class GeneratorSynthesiser(Synthesiser):
             noise_BCHW: Standard normal.
         """
         phi_B = self.dispersion[class_ids_B].view(-1, 1, 1, 1)
-        # Detached: how far data scatter is measured, and a root at 0 has no slope.
-        mean_BCHW = images_BCHW.detach()
-        variance_BCHW = phi_B * mean_BCHW * (1.0 - mean_BCHW)
+        variance_BCHW = phi_B * images_BCHW * (1.0 - images_BCHW)
         deviation = variance_BCHW.clamp_min(0.0).sqrt()  # phi may be a stranger's
         return (images_BCHW + deviation * noise_BCHW).clamp(0.0, 1.0)
 

@@ -44,6 +44,7 @@ def needs_teacher(config: CondenseConfig) -> bool:
         config.format.embedding == "class_mean"
         or config.loss.soft_labels
         or config.pretrain.targets == "medoids"
+        or config.pretrain.feature_weight > 0
     )
 
 

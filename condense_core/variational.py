@@ -9,6 +9,9 @@ is measured at the end and kept as the class's code map (the ex-post density of 
 al. 2020), so that one codebook, and one prior, serve all classes: their mean and
 covariance, or a mixture of Gaussians around cluster centres.
 
+With a network phi, what G makes of an image is compared in phi's features too (Eq. 2,
+every image with its own): what a network looks at counts for more than a pixel.
+
 Shape legend: B batch, N images of a class, Y classes, M components, Z latent dimension,
 H hidden units, C H W image.
 """
@@ -21,8 +24,11 @@ from torch.nn import functional as F
 
 from condense_core.class_sampler import ClassSampler
 from condense_core.clusters import cluster_centres
+from condense_core.compute import full_precision
 from condense_core.config import PretrainConfig
-from condense_core.data import to_unit
+from condense_core.data import PixelStatistics, to_unit
+from condense_core.losses.paired_matching import paired_matching_loss
+from condense_core.networks import FeatureNetwork
 from condense_core.runlog import RunLog
 from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import GeneratorSynthesiser
@@ -67,16 +73,24 @@ def train_variationally(
     *,
     seed: int,
     log: RunLog,
+    statistics: PixelStatistics,
+    network: FeatureNetwork | None = None,
+    warm_start: bool = False,
 ) -> None:
     """Train G as a decoder, then measure the code map if the format has one.
 
     Args:
         synthesiser: On the sampler's device, its class embedding already set.
         sampler: The real images.
-        config: Steps, batch, learning rate and weight of the divergence.
+        config: Steps, batch, learning rate and weights of the terms.
         seed: Of the encoder and every draw.
         log: Shows progress.
+        statistics: Normalisation of what ``network`` sees.
+        network: phi, frozen; needed where ``feature_weight`` is above 0.
+        warm_start: G can draw already: for a quarter of the steps the new encoder
+            learns alone, lest it mislead G.
     """
+    assert network is not None or not config.feature_weight
     spec, device = synthesiser.spec, sampler.device
     with seeded_initialisation(seed, "encoder"):
         encoder = Encoder(spec.image_shape, spec.num_classes, spec.latent_dim)
@@ -91,6 +105,8 @@ def train_variationally(
     synthesiser.train()
     for step in range(config.steps):
         draw = make_generator(seed, "variational", step)
+        decoding = not warm_start or step >= config.steps // 4
+        synthesiser.generator.train(decoding).requires_grad_(decoding)
         real, labels = sampler.batch(config.batch_size, draw)
         mean_BZ, log_variance_BZ = encoder(real, labels)
         noise_BZ = torch.randn(mean_BZ.shape, generator=draw).to(device)
@@ -99,6 +115,9 @@ def train_variationally(
         reconstruction = F.binary_cross_entropy(images, real, reduction="sum")
         divergence = gaussian_divergence(mean_BZ, log_variance_BZ).sum()
         loss = (reconstruction + config.kl_weight * divergence) / len(real)
+        if config.feature_weight and network is not None and decoding:
+            features = _feature_error(network, statistics, images, real)
+            loss = loss + config.feature_weight * features
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -110,6 +129,18 @@ def train_variationally(
         _measure_code_map(synthesiser, encoder, sampler, seed=seed)
     if spec.dispersion:
         _measure_dispersion(synthesiser, encoder, sampler)
+
+
+def _feature_error(
+    network: FeatureNetwork, statistics: PixelStatistics, made: Tensor, real: Tensor
+) -> Tensor:
+    with torch.no_grad():
+        real_layers = network.layer_features(statistics.normalise(real))
+    layers = network.layer_features(statistics.normalise(made))
+    return paired_matching_loss(
+        [full_precision(layer) for layer in layers],
+        [full_precision(layer) for layer in real_layers],
+    )
 
 
 def gaussian_divergence(mean_BZ: Tensor, log_variance_BZ: Tensor) -> Tensor:

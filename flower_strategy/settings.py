@@ -122,7 +122,7 @@ class ClientSettings(Settings):
 
     preset: str = "federated"
     """Preset of the first condensation."""
-    refine_preset: str = "replay-refined"
+    refine_preset: str = "federated-round"
     """Preset of later rounds, which go on from the client's last generator."""
     overrides: str = ""
     """``key.path=value`` pairs separated by blanks, applied to both presets."""

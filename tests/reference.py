@@ -83,6 +83,18 @@ def matching(synthetic_layers, real_means, *, mode, layer_weights=None):
     return total
 
 
+def paired_matching(synthetic_layers, real_layers):
+    """L_f of Eq. 2 between pairs, each layer in units of its real variance."""
+    total = 0.0
+    for layer, real in zip(synthetic_layers, real_layers, strict=True):
+        values, targets = layer.flatten().tolist(), real.flatten().tolist()
+        mean = _mean(targets)
+        variance = _mean([(target - mean) ** 2 for target in targets])
+        squares = [(a - b) ** 2 for a, b in zip(values, targets, strict=True)]
+        total += _mean(squares) / variance
+    return total
+
+
 def intra_class(features, centres, *, tau):
     """L_intra of Eq. 3 on unit vectors, averaged over the images.
 

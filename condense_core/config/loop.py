@@ -103,14 +103,11 @@ class LoopConfig:
     """Classes a generator update touches; None is all."""
     codes_per_step: int | None = None
     """Codes a generator update uses; None is all K."""
-    fresh_codes: bool = False
-    """Draw them anew, and for every class its own, instead of taking the codebook's:
-    for a generator whose fresh images are what is used."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         for spec in dataclasses.fields(self):
-            if spec.name not in ("reuse_association", "fresh_codes"):
+            if spec.name != "reuse_association":
                 least = 0 if spec.name == "restarts" else 1
                 at_least(f"loop.{spec.name}", getattr(self, spec.name), least)
 

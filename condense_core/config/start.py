@@ -154,6 +154,10 @@ class PretrainConfig:
     kl_weight: float = 0.1
     """Of ``variational``: weight of the divergence from N(0, I). 1 is the bound on the
     likelihood; less keeps more of each image in its code."""
+    feature_weight: float = 0.0
+    """Of ``variational``: weight of Eq. 2 between each image and what G makes of its
+    code, in the features of the teacher or, where a client of a federation goes on, of
+    the global model. Not in the paper."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -161,3 +165,4 @@ class PretrainConfig:
         at_least("pretrain.batch_size", self.batch_size, 1)
         positive("pretrain.learning_rate", self.learning_rate)
         non_negative("pretrain.kl_weight", self.kl_weight)
+        non_negative("pretrain.feature_weight", self.feature_weight)

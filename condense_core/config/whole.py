@@ -104,16 +104,6 @@ class CondenseConfig:
                 "compute.compile=default cannot differentiate phi twice, which "
                 "loss.gradient needs: use compute.compile=none"
             )
-        if self.loop.fresh_codes and self.format.kind == "pixels":
-            raise ConfigError(
-                "loop.fresh_codes needs codes, which pixels have not: use "
-                "format.kind=generator"
-            )
-        if self.loop.fresh_codes and self.optimiser.name == "image_space":
-            raise ConfigError(
-                "optimiser.name=image_space keeps a target for every image of the "
-                "codebook, which loop.fresh_codes does not draw: use adam or sgd"
-            )
         at_least("seed", self.seed, 0)
         at_least("max_synthetic_batch", self.max_synthetic_batch, 1)
         if self.time_budget is not None:

@@ -78,49 +78,28 @@ def test_soft_labels_are_refused(start, tiny_data, tiny_config):
         refined(start, tiny_data, config)
 
 
-def with_fresh_codes(config):
+def decoding(config):
     return replace(
         config,
-        loop=replace(config.loop, fresh_codes=True),
-        optimiser=replace(config.optimiser, name="adam"),
+        loop=replace(config.loop, restarts=0),
+        pretrain=replace(
+            config.pretrain, method="variational", steps=40, feature_weight=1.0
+        ),
     )
 
 
-def test_fresh_codes_keep_the_statistics_they_are_drawn_with(tiny_data, tiny_config):
-    many = replace(
-        tiny_data,
-        images=tiny_data.images.repeat(10, 1, 1, 1),
-        labels=tiny_data.labels.repeat(10),
-    )
-    config = with_fresh_codes(
-        tiny_config.with_overrides(
-            [
-                "format.code_map=per_class",
-                "format.code_components=2",
-                "format.dispersion=true",
-                "pretrain.method=variational",
-            ]
-        )
-    )
-    start = condense(many, config, device="cpu", progress=False)
-    assert start.spec.code_components == (2, 2, 2)
-    later = refined(start, many, config)
-    moved = {name for name in start.tensors if differ(start, later, name)}
-    assert any(name.endswith("weight") for name in moved)
-    assert not any(
-        part in name for name in moved for part in ("running", "component", "codebook")
-    )
+def test_a_decoder_goes_on_as_one(tiny_data, tiny_config):
+    config = decoding(tiny_config)
+    start = condense(tiny_data, config, device="cpu", progress=False)
+    one = refined(start, tiny_data, config, network=network_of(tiny_data))
+    other = refined(start, tiny_data, config)
+    torch.testing.assert_close(one.tensors["codebook"], start.tensors["codebook"])
+    assert not torch.equal(one.images()[0], start.images()[0])
+    assert not torch.equal(one.images()[0], other.images()[0])  # phi is looked through
 
 
-def differ(one, other, name):
-    return not torch.equal(one.tensors[name], other.tensors[name])
-
-
-def test_fresh_codes_need_an_optimiser_without_targets(tiny_config):
-    loop = replace(tiny_config.loop, fresh_codes=True)
-    with pytest.raises(ConfigError, match="image_space"):
-        replace(
-            tiny_config,
-            loop=loop,
-            optimiser=replace(tiny_config.optimiser, name="image_space"),
-        )
+def test_pixels_have_no_decoder(tiny_data, tiny_config):
+    config = replace(tiny_config, format=replace(tiny_config.format, kind="pixels"))
+    start = condense(tiny_data, config, device="cpu", progress=False)
+    later = refined(start, tiny_data, decoding(config))
+    torch.testing.assert_close(later.images()[0], start.images()[0], rtol=0, atol=0.01)

@@ -2,9 +2,11 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from condense_core import variational
 from condense_core.class_sampler import ClassSampler
 from condense_core.config import PretrainConfig
-from condense_core.data import as_image_data, to_unit
+from condense_core.data import PixelStatistics, as_image_data, to_unit
+from condense_core.networks import build_network
 from condense_core.precision import decode, encode
 from condense_core.runlog import RunLog
 from condense_core.seeding import seeded_initialisation
@@ -14,6 +16,8 @@ from condense_core.variational import (
     gaussian_divergence,
     train_variationally,
 )
+
+STATISTICS = PixelStatistics(mean=(0.3,), std=(0.2,))
 
 
 def build(device="cpu", **sizes):
@@ -37,7 +41,7 @@ def build(device="cpu", **sizes):
     return synthesiser.to(device)
 
 
-def train(synthesiser, sampler, **options):
+def train(synthesiser, sampler, *, network=None, warm_start=False, **options):
     config = PretrainConfig(
         **{
             "method": "variational",
@@ -49,8 +53,25 @@ def train(synthesiser, sampler, **options):
     )
     synthesiser.to(sampler.device)
     with RunLog(None, total=config.steps, description="test", progress=False) as log:
-        train_variationally(synthesiser, sampler, config, seed=0, log=log)
+        train_variationally(
+            synthesiser,
+            sampler,
+            config,
+            seed=0,
+            log=log,
+            statistics=STATISTICS,
+            network=network,
+            warm_start=warm_start,
+        )
     return synthesiser
+
+
+@pytest.fixture
+def phi(device):
+    network = build_network(
+        "convnet", image_shape=(1, 8, 8), num_classes=3, width=4, seed=0
+    )
+    return network.to(device).eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -93,6 +114,45 @@ def test_fresh_codes_make_images_of_their_class(sampler, device):
     assert (nearest == labels).float().mean() > 0.95
 
 
+def test_what_a_network_sees_comes_closer_with_its_features(
+    sampler, phi, device, monkeypatch
+):
+    errors = []
+    real = variational._feature_error
+
+    def noted(*arguments):
+        errors.append(real(*arguments))
+        return errors[-1]
+
+    monkeypatch.setattr(variational, "_feature_error", noted)
+    last = []
+    for weight in (1e-6, 1.0):
+        options = {"feature_weight": weight, "steps": 400, "batch_size": 30}
+        train(build(device), sampler, network=phi, **options)
+        last.append(torch.stack(errors[-20:]).mean().item())
+    assert last[1] < 0.95 * last[0]
+
+
+def test_a_generator_that_can_draw_waits_for_its_encoder(sampler, monkeypatch):
+    """Unchanged, batch-norm statistics too, for a quarter of the steps."""
+    synthesiser = train(build(), sampler)
+    states = []
+    monkeypatch.setattr(
+        RunLog,
+        "advance",
+        lambda *_, **__: states.append(
+            {k: v.clone() for k, v in synthesiser.generator.state_dict().items()}
+        ),
+    )
+    before = {k: v.clone() for k, v in synthesiser.generator.state_dict().items()}
+    train(synthesiser, sampler, steps=8, warm_start=True)
+    for state in states[:2]:
+        torch.testing.assert_close(state, before, rtol=0, atol=0)
+    moved = {k for k, v in states[2].items() if not torch.equal(v, before[k])}
+    assert any(k.endswith("running_mean") for k in moved)
+    assert all(p.requires_grad for p in synthesiser.generator.parameters())
+
+
 def test_the_code_map_is_the_moments_of_the_coded_images(sampler, device, monkeypatch):
     """With an encoder of known output, mean and covariance are known."""
     synthesiser = build(device)
@@ -101,8 +161,6 @@ def test_the_code_map_is_the_moments_of_the_coded_images(sampler, device, monkey
     def forward(self, images, labels):
         grey = images.mean(dim=(1, 2, 3)).unsqueeze(1)
         return grey * scale + labels.unsqueeze(1), torch.full_like(grey * scale, -2.0)
-
-    from condense_core import variational
 
     with seeded_initialisation(0, "test"):
         encoder = Encoder((1, 8, 8), 3, 4)
@@ -139,8 +197,6 @@ def grey_codes(self, images, labels):
 
 
 def measured(monkeypatch, data, **sizes):
-    from condense_core import variational
-
     synthesiser = build(**sizes)
     with seeded_initialisation(0, "test"):
         encoder = Encoder((1, 8, 8), 3, 4)
@@ -210,8 +266,6 @@ def test_a_shared_map_has_nothing_to_store(sampler):
 
 def test_dispersion_is_that_of_the_residuals(sampler, monkeypatch):
     """With a generator of one known grey it is known."""
-    from condense_core import variational
-
     synthesiser = build(dispersion=True).to(sampler.device)
     with seeded_initialisation(0, "test"):
         encoder = Encoder((1, 8, 8), 3, 4).to(sampler.device)
