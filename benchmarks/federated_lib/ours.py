@@ -2,11 +2,11 @@
 
 import logging
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from federated_lib.images import train_and_test
-from federated_lib.local_training import CountingGrid
 from federated_lib.setting import (
     FIRST_PARTITION_SEED,
     Cell,
@@ -19,6 +19,7 @@ from federated_lib.setting import (
 from flower_strategy.aggregation import shares_of, synthesise
 from flower_strategy.client_app import app
 from flower_strategy.condensing import condense_locally
+from flower_strategy.local_grid import LocalGrid
 from flower_strategy.payload import content_bytes, encode
 from flower_strategy.settings import ClientSettings
 from flower_strategy.strategy import CondensationStrategy
@@ -53,7 +54,7 @@ def run_federated(
         {"partition-id": i, "num-partitions": setting.clients}
         for i in range(missing, setting.clients)
     ]
-    grid = CountingGrid(app, nodes, run_config)
+    grid = LocalGrid(app, nodes, run_config)
     strategy = CondensationStrategy(
         replace(setting.server_for(federation), robust_threshold=robust_threshold),
         model_of(cell, setting),
@@ -63,9 +64,10 @@ def run_federated(
     )
     logging.getLogger("flwr").setLevel(logging.WARNING)
     result = strategy.start(grid, num_rounds=rounds)
-    outcome = Outcome(client_seconds=list(grid.seconds.values()))
+    outcome, seconds = Outcome(), Counter[str]()
     up = down = 0
     for report in result.state.reports:
+        seconds.update(report.client_seconds)
         up, down = up + report.bytes_up, down + report.bytes_down
         outcome.points.append(
             Point(
@@ -75,6 +77,7 @@ def run_federated(
                 bytes_down=down,
             )
         )
+    outcome.client_seconds = list(seconds.values())
     return outcome
 
 
