@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from federated_lib.rows import ROWS
+from federated_lib.rows import ROWS, VARIANTS
 
 COLUMNS = 2  # of the plot
 SHOWN_ROUNDS = (1, 2, 5, 10, 20, 50)
@@ -130,6 +130,21 @@ def _text(line: Line) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _colours(rows: list[str]) -> dict[str, Any]:
+    """Ours in shades of red, from the darkest; the rest in what is left."""
+    from matplotlib import colormaps
+
+    ours = [row for row in rows if row.startswith("ours")]
+    others = [row for row in rows if row not in ours]
+    shades = colormaps["Reds_r"].resampled(len(ours) + 2)
+    pairs = colormaps["tab20"].colors
+    kinds = [*pairs[:6], *pairs[8:]]  # without the reds
+    return {
+        **{row: shades(i) for i, row in enumerate(ours)},
+        **{row: kinds[i % len(kinds)] for i, row in enumerate(others)},
+    }
+
+
 def plot(lines: list[Line], path: Path) -> None:
     """Accuracy against all bytes sent, one panel a data set and partition."""
     import matplotlib
@@ -138,8 +153,9 @@ def plot(lines: list[Line], path: Path) -> None:
     from matplotlib import pyplot
 
     panels = list(dict.fromkeys((n.dataset, n.partition) for n in lines))
-    rows = [row for row in ROWS if any(n.row == row for n in lines)]
-    colours = {row: pyplot.get_cmap("tab20")(i % 20) for i, row in enumerate(rows)}
+    there = {n.row for n in lines} - VARIANTS.keys()
+    rows = [row for row in ROWS if row in there]
+    colours = _colours(rows)
     down = math.ceil(len(panels) / COLUMNS)
     across = min(COLUMNS, len(panels))
     figure, axes = pyplot.subplots(
@@ -170,6 +186,7 @@ def plot(lines: list[Line], path: Path) -> None:
                     linewidth=2 if row.startswith("ours") else 1,
                     capsize=3,
                     color=colours[row],
+                    zorder=3 if row.startswith("ours") else 2,
                     label=ROWS[row].label.replace("*", ""),
                 )
         axis.set(xscale="log", ylabel="test accuracy, %")
