@@ -307,6 +307,7 @@ def _replay() -> Settings:
             "precision": "int8",
         },
         "network": {"width": 32},
+        "teacher": {"width": 32, "steps": 150},
         "pretrain": {
             "method": "variational",
             "steps": 2000,
