@@ -10,7 +10,7 @@ from typing import Any
 
 from federated_lib.rows import ROWS, VARIANTS
 
-COLUMNS = 2  # of the plot
+COLUMNS = 3  # of the plot
 SHOWN_ROUNDS = (1, 2, 5, 10, 20, 50)
 HEAD = (
     "| row | rounds | a client may send | accuracy, % | bytes up | bytes down "
