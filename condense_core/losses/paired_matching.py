@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+LEAST_VARIANCE = 1e-8  # of a layer: a dead one has none
+
 
 def paired_matching_loss(
     synthetic_layers: Sequence[Tensor], real_layers: Sequence[Tensor]
@@ -23,7 +25,7 @@ def paired_matching_loss(
 
     Args:
         synthetic_layers: One tensor (B, ...) a layer.
-        real_layers: Likewise, no gradient; not constant.
+        real_layers: Likewise, no gradient.
 
     Returns:
         Scalar: zero where the features agree, one a layer where all synthetic features
@@ -40,5 +42,5 @@ def paired_matching_loss(
     total = synthetic_layers[0].new_zeros(())
     for synthetic, real in zip(synthetic_layers, real_layers, strict=True):
         error = (synthetic - real).square().mean()
-        total = total + error / real.var(correction=0)
+        total = total + error / real.var(correction=0).clamp_min(LEAST_VARIANCE)
     return total

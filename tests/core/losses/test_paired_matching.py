@@ -56,3 +56,8 @@ def test_gradient_reaches_synthetic_features_alone(generator):
     synthetic = [layer.requires_grad_() for layer in synthetic]
     paired_matching_loss(synthetic, real).backward()
     assert all(layer.grad.abs().sum() > 0 for layer in synthetic)
+
+
+def test_a_dead_layer_is_no_division_by_zero():
+    dead = [torch.zeros(3, 2)]
+    assert paired_matching_loss(dead, dead).item() == 0
