@@ -44,7 +44,10 @@ def needs_teacher(config: CondenseConfig) -> bool:
         config.format.embedding == "class_mean"
         or config.loss.soft_labels
         or config.pretrain.targets == "medoids"
-        or config.pretrain.feature_weight > 0
+        or (
+            config.pretrain.method == "variational"
+            and config.pretrain.feature_weight > 0
+        )
     )
 
 

@@ -13,6 +13,7 @@ from condense_core.teacher import (
     build_teacher,
     check_teacher,
     load_teacher,
+    needs_teacher,
     train_teacher_file,
 )
 
@@ -59,6 +60,22 @@ def test_the_file_gives_back_the_network(config, tiny_data, path):
     assert not any(p.requires_grad for p in loaded.parameters())
     fresh = build_teacher(tiny_data, config)
     assert not torch.equal(fresh(images), loaded(images))
+
+
+@pytest.mark.parametrize(
+    ("method", "weight", "needed"),
+    [("variational", 1.0, True), ("variational", 0.0, False), ("none", 1.0, False)],
+)
+def test_features_of_a_decoder_need_a_teacher(config, method, weight, needed):
+    config = config.with_overrides(
+        [
+            "format.embedding=one_hot",
+            "pretrain.targets=centres",
+            f"pretrain.method={method}",
+            f"pretrain.feature_weight={weight}",
+        ]
+    )
+    assert needs_teacher(config) is needed
 
 
 def test_images_of_64_px_get_four_blocks(config):
