@@ -1,18 +1,21 @@
 """Speed of Algorithm 1: steps and images a second, memory, share of the floor.
 
-Times outer iterations (M updates of codebook and generator, then one of phi) of a
-preset on its real data, interleaved with the plain reference of `plain.py`, which must
-end with the same images, but for rounding where ours computes in bf16. The floor is
-the time that the FLOPs of a step take at the rate of a large matrix product, measured
-in the same run in the same precision.
+Times the first outer iterations (M updates of codebook and generator, then one of phi)
+of a preset on its real data, as many as lie between two lines of the log, which cost a
+gradient of every term. They are interleaved with the plain reference of `plain.py`, which
+must make the same images after the first of them, but for rounding. The floor is the time
+that the FLOPs of a step take at the rate of a large matrix product, measured in the same
+run in the same precision.
 
     python benchmarks/engine.py mnist-ipc10-paper --data-root DATA \
         --set loop.reuse_association=true
 """
 
 import copy
+import math
 import resource
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from condense_core.class_sampler import ClassSampler
 from condense_core.compute import compute_scope, resolve_precision
 from condense_core.config import CondenseConfig
-from condense_core.engine import condense_loop
+from condense_core.engine import LOG_EVERY, condense_loop
 from condense_core.experiment import load_splits
 from condense_core.loop_state import LoopState
 from condense_core.runlog import RunLog
@@ -37,15 +40,19 @@ from condense_core.synthesiser import (
     build_synthesiser,
 )
 
-ONE_OUTER_ITERATION = [
+MIDST_OF_A_RUN = [
     "loop.restarts=1",
-    "loop.network_updates=1",
+    "loop.network_updates=1000000",
     "evaluate.probe_every=0",
     "optimiser.decay=none",
 ]
 MATRIX = 2048  # side of the products that the floor is measured by
 EMBEDDING = 128
 LISTED = 15  # kernels of a profile
+
+
+class Enough(Exception):
+    """Raised in the midst of a run, where it was timed long enough."""
 
 
 def main() -> None:
@@ -63,7 +70,7 @@ def main() -> None:
     device = start(arguments)
 
     config = CondenseConfig.preset(arguments.preset)
-    config = config.with_overrides([*arguments.overrides, *ONE_OUTER_ITERATION])
+    config = config.with_overrides([*arguments.overrides, *MIDST_OF_A_RUN])
     data, _, _ = load_splits(config, data_root=arguments.data_root)
     sampler, statistics = ClassSampler(data, device), data.statistics()
     spec = SynthesiserSpec.from_config(
@@ -82,17 +89,25 @@ def main() -> None:
         own = copy.deepcopy(synthesiser)
         return kind(settings, own, statistics, device=device)
 
-    def outer_iteration(state: LoopState) -> None:
-        """Of a state that may have done it before: its graphs are kept."""
+    timed = math.ceil(LOG_EVERY / config.loop.generator_updates)
+    updates = timed * config.loop.generator_updates
+
+    def outer_iterations(state: LoopState, count: int = timed) -> None:
+        """Of a state that may have done them before: its graphs are kept."""
+
+        def stop_in_time(state: LoopState) -> None:
+            if state.outer == count:
+                raise Enough
+
         state.outer = 0
         log = RunLog(None, total=0, description="", progress=False)
-        with compute_scope(state.config.compute, device), log:
+        with compute_scope(state.config.compute, device), log, suppress(Enough):
             condense_loop(
                 state,
                 sampler=sampler,
                 teacher=None,
                 log=log,
-                save=lambda _: None,
+                save=stop_in_time,
                 probe=lambda _: 0.0,
             )
 
@@ -104,10 +119,9 @@ def main() -> None:
         with torch.no_grad(), compute_scope(config.compute, device):
             return synthesiser.train()(*everything)
 
-    updates = config.loop.generator_updates
     uncaptured = config.with_overrides(["compute.compile=none"])  # to be counted once
     with FlopCounterMode(display=False) as counter:
-        outer_iteration(prepared(LoopState, uncaptured))
+        outer_iterations(prepared(LoopState, uncaptured))
     flops = counter.get_total_flops() / updates
     wait(device)
     memory = (
@@ -124,12 +138,13 @@ def main() -> None:
         states["plain"] = prepared(PlainState, again)
     began, ended = images_of(copy.deepcopy(synthesiser)), {}
     for name, state in states.items():
-        outer_iteration(state)
+        outer_iterations(state, 1)
         ended[name] = images_of(copy.deepcopy(state.synthesiser))
     seconds = interleaved(
-        {name: partial(outer_iteration, state) for name, state in states.items()},
+        {name: partial(outer_iterations, state) for name, state in states.items()},
         rounds=arguments.rounds,
         device=device,
+        warm=True,
     )
     step = seconds["ours"] / updates
     classes = config.loop.classes_per_step or spec.num_classes
@@ -157,7 +172,7 @@ def main() -> None:
             "matrix_flops_per_second": rate,
             "share_of_floor": flops / rate / step,
             "mean_image_change": _distance(ended["ours"], began),
-            "profile": profile(partial(outer_iteration, states["ours"]), device)
+            "profile": profile(partial(outer_iterations, states["ours"]), device)
             if arguments.profile
             else None,
         },

@@ -80,7 +80,7 @@ class LoopState:
         self.outer = 0
         self.augment = SiameseAugment.from_text(config.augment, flip=config.data.flip)
         if isinstance(synthesiser, GeneratorSynthesiser):
-            prepare_generator(synthesiser.generator, config.compute, device)
+            prepare_generator(synthesiser.generator, config.compute)
         self.network = self.initialise_network(0)
         self.discriminator = self._build_discriminator().to(device)
         self.students = None
@@ -200,9 +200,11 @@ class LoopState:
                 share=association.part.share,
             )
             return
+        # Only of these: phi and D lie on the way, and gradients of theirs are not free.
+        learnt = [p for group in self.optimiser.param_groups for p in group["params"]]
         self.optimiser.zero_grad()
-        loss.backward()
-        self.ranks.sum_gradients(self.synthesiser.parameters())
+        loss.backward(inputs=learnt)
+        self.ranks.sum_gradients(learnt)
         self.optimiser.step()
 
     def unrolled_term(

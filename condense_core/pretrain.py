@@ -237,7 +237,8 @@ def train_adversarially(
 
         generator_loss = adversarial.generator_loss(judge(fake, conditions))
         generator_optimiser.zero_grad()
-        generator_loss.backward()
+        # Not of D: its next step starts from gradients of its own.
+        generator_loss.backward(inputs=list(synthesiser.generator.parameters()))
         _decay(generator_optimiser, config, step)
         generator_optimiser.step()
         log.advance(step + 1, judge=judge_loss, generator=generator_loss)

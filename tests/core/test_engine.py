@@ -79,6 +79,16 @@ def test_the_loop_updates_what_algorithm_1_updates(tiny_config, make_state, loop
     assert state.outer == 6
 
 
+def test_an_update_takes_no_gradient_of_what_it_leaves_alone(
+    tiny_config, make_state, loop, monkeypatch
+):
+    state = make_state(tiny_config.with_overrides(["optimiser.name=adam"]))
+    monkeypatch.setattr(state, "train_network", lambda *_: None)
+    loop(state)
+    assert all(p.grad is None for p in state.network.parameters())
+    assert all(p.grad is not None for p in state.synthesiser.generator.parameters())
+
+
 def test_saving_is_offered_after_every_outer_iteration(tiny_config, make_state, loop):
     seen = []
     loop(make_state(tiny_config), save=lambda state: seen.append(state.outer))
