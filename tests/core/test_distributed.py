@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 # What couples the classes of a step, one thing at a time, beside the five losses.
 CASES = {
     "unrolled": [],
+    "students": ["unrolled.normalise=true", "unrolled.at_once=2"],
     "adam": ["optimiser.name=adam", "loss.adversarial=1"],
     "sgd": ["optimiser.name=sgd", "optimiser.generator_lr=0.1"],
     "pixels": ["format.kind=pixels", "loss.adversarial_space=pixel"],
