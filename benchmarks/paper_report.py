@@ -1,10 +1,14 @@
 """docs/results.md from the files that `paper_tables.py` wrote; nothing typed by hand.
 
+Figure 4 is drawn from the run directories, which are not kept with the results: where
+the folder has none, a picture that was drawn before stays.
+
     python benchmarks/paper_report.py runs/paper --out docs/results.md \
         --out-plot docs/images/figure4.png
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -20,12 +24,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="Markdown file (default: print)")
     parser.add_argument("--out-plot", type=Path, help="Figure 4, from the runs")
     arguments = parser.parse_args()
-    text = report(Results.read(arguments.folder))
+    picture = None
     if arguments.out_plot is not None:
         panels = read_panels(arguments.folder)
-        if not panels:
+        if panels:
+            plot(panels, arguments.out_plot)
+        elif not arguments.out_plot.exists():
             sys.exit(f"no run of Figure 4 in {arguments.folder}: leave out --out-plot")
-        plot(panels, arguments.out_plot)
+        page = Path() if arguments.out is None else arguments.out.parent
+        picture = Path(os.path.relpath(arguments.out_plot, page)).as_posix()
+    text = report(Results.read(arguments.folder), picture)
     if arguments.out is None:
         print(text, end="")
     else:

@@ -71,8 +71,8 @@ def name_of(result: Result) -> str:
     return Cell(Column(**cell["column"]), cell["row"], cell["recipe"]).name
 
 
-def report(results: Results) -> str:
-    """The whole page."""
+def report(results: Results, picture: str | None = None) -> str:
+    """The whole page; ``picture`` is where Figure 4 lies, as seen from the page."""
     published = yaml.safe_load(PUBLISHED.read_text())
     wanted = [cell.name for cell in cells_in_order()]
     done = sum(name in results.cells for name in wanted)
@@ -84,6 +84,8 @@ def report(results: Results) -> str:
         for note in published["notes"].get(table.key, []):
             lines.append(f"- In the paper: {note}")
         lines += [""] if published["notes"].get(table.key) else []
+        if table.key == "figure4" and picture is not None:
+            lines += [f"![real images pale, condensed ones as stars]({picture})", ""]
     lines += _comparisons(results)
     lines += _diversity(results)
     lines += _commands(results)

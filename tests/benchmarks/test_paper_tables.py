@@ -354,6 +354,8 @@ def test_the_report_of_real_files(results):
     text = report(Results.read(results))
     (found,) = lines_with(text, "digits", "| 1 | ours, best objective | – (")
     assert found.count("(") == 6  # five measures and the name
+    assert "images/x.png" not in text
+    assert lines_with(report(Results.read(results), "images/x.png"), "(images/x.png)")
     with pytest.raises(SystemExit, match="no results"):
         Results.read(results / "absent")
 
