@@ -2,10 +2,10 @@
 
 Times the first outer iterations (M updates of codebook and generator, then one of phi)
 of a preset on its real data, as many as lie between two lines of the log, which cost a
-gradient of every term. They are interleaved with the plain reference of `plain.py`, which
-must make the same images after the first of them, but for rounding. The floor is the time
-that the FLOPs of a step take at the rate of a large matrix product, measured in the same
-run in the same precision.
+gradient of every term. They are interleaved with the plain reference of `plain.py`,
+which must make the same images after the first of them, but for rounding. The floor is
+the time that the FLOPs of a step take at the rate of a large matrix product, measured
+in the same run in the same precision.
 
     python benchmarks/engine.py mnist-ipc10-paper --data-root DATA \
         --set loop.reuse_association=true
@@ -51,7 +51,7 @@ EMBEDDING = 128
 LISTED = 15  # kernels of a profile
 
 
-class Enough(Exception):
+class EnoughError(Exception):
     """Raised in the midst of a run, where it was timed long enough."""
 
 
@@ -97,11 +97,11 @@ def main() -> None:
 
         def stop_in_time(state: LoopState) -> None:
             if state.outer == count:
-                raise Enough
+                raise EnoughError
 
         state.outer = 0
         log = RunLog(None, total=0, description="", progress=False)
-        with compute_scope(state.config.compute, device), log, suppress(Enough):
+        with compute_scope(state.config.compute, device), log, suppress(EnoughError):
             condense_loop(
                 state,
                 sampler=sampler,
