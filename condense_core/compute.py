@@ -95,7 +95,7 @@ def prepare_generator(module: nn.Module, config: ComputeConfig) -> None:
     Its weights lie channels last, as tensor cores read them; on a CPU too a step of G
     takes a fifth to a third less. The networks do not: instance norm
     (`torch.nn.GroupNorm`) has no such kernel on CUDA and would turn the layout around
-    after every convolution, and on a CPU its kernel takes longer than the convolution.
+    after every convolution, and on a CPU its kernel is many times slower on it.
     """
     module.to(memory_format=torch.channels_last)
     if config.compile == "default":
