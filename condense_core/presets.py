@@ -68,8 +68,8 @@ YOUNG: dict[str, Settings] = {
     },
     "fashionmnist": {
         "augment": "none",
-        "loop": {"restarts": 13},
-        "unrolled": {**QUICK, "max_age": 36},
+        "loop": {"restarts": 26},
+        "unrolled": {**QUICK, "max_age": 36, "width": 32},
     },
 }
 
