@@ -17,7 +17,13 @@ from paper_lib.commands import (
     shown,
 )
 from paper_lib.grid import Cell
-from paper_lib.results import evaluate_seconds, is_done, read_results, save
+from paper_lib.results import (
+    configuration_of,
+    evaluate_seconds,
+    is_done,
+    read_results,
+    save,
+)
 
 STOPPING = 10.0  # seconds kept for a command to write its last checkpoint
 WORTH_STARTING = 20.0  # seconds: loading PyTorch and the data takes some
@@ -107,6 +113,7 @@ def _evaluate(cell: Cell, setting: Setting, place: Place, deadline: Deadline) ->
         cell,
         setting,
         commands=[shown(command) for command in commands if command is not None],
+        configuration=None if commands[0] is None else configuration_of(commands[0]),
         report=report,
         seconds_condensing=_seconds_of(place.run_of(cell, setting)),
         seconds_evaluating=seconds,

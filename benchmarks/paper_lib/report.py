@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from paper_lib.grid import RECIPES, ROWS, TABLES, Cell, Column, Table, cells_in_order
-from paper_lib.results import Result, read_results
+from paper_lib.results import Result, is_outdated, read_results
 
 PUBLISHED = Path(__file__).parent / "published.yaml"
 SCALES = ("full", "cpu")  # the better first
@@ -165,6 +165,8 @@ def _made_with(result: Result) -> str:
         parts.append(f"data from {found['dataset']}")
     if note := setting.get("note"):
         parts.append(note)
+    if is_outdated(result):
+        parts.append("**before its preset changed**")
     return ", ".join(parts)
 
 

@@ -2,12 +2,15 @@
 
 import json
 import math
+import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from condense_core.config import CondenseConfig
 from condense_core.runlog import atomic_write_text
 from condense_core.training import RECIPES, planned_steps
 from paper_lib.commands import CPU_FULL, Setting, repeats_of
@@ -22,6 +25,8 @@ SIZES = {  # training images
     "mnist": 60_000,
     "svhn": 73_257,
 }
+# Of a configuration: what no condensed set depends on.
+BESIDE = ("evaluate", "time_budget")
 # A guess until the first cell is done: of a training step, for each of its images.
 SECONDS_AN_IMAGE = {"cpu": 1e-2, "full": 5e-5}
 Result = dict[str, Any]
@@ -51,6 +56,40 @@ def is_done(path: Path, setting: Setting) -> bool:
 def read_results(folder: Path) -> list[Result]:
     """Every finished cell below a folder."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def configuration_of(command: Sequence[str]) -> dict[str, Any]:
+    """What a ``condense run`` condenses with: its preset as it is now, and its options.
+
+    Args:
+        command: ``run PRESET --set KEY=VALUE ...``, with or without ``condense``.
+    """
+    words = list(command)
+    preset = words[words.index("run") + 1]
+    sets = [after for word, after in pairwise(words) if word == "--set"]
+    whole = CondenseConfig.preset(preset).with_overrides(sets).to_dict()
+    return {key: value for key, value in whole.items() if key not in BESIDE}
+
+
+def is_outdated(result: Result) -> bool:
+    """Whether the printed command condenses otherwise by now: its preset has changed.
+
+    Options that came later do not count. Of a result that does not say what it was
+    condensed with, as that of real images, nothing is known.
+    """
+    recorded = result.get("configuration")
+    if recorded is None:
+        return False
+    now = configuration_of(shlex.split(result["commands"][0]))
+    return any(now.get(section) != _known(now, section, recorded) for section in now)
+
+
+def _known(now: dict[str, Any], section: str, recorded: dict[str, Any]) -> Any:
+    """A section as recorded; what the record does not know is as it is at present."""
+    if section not in recorded:
+        return now[section]
+    found = recorded[section]
+    return {**now[section], **found} if isinstance(found, dict) else found
 
 
 def evaluate_seconds(cell: Cell, setting: Setting, done: Iterable[Result]) -> float:
