@@ -58,8 +58,8 @@ CAREFUL: Settings = {"window": 10, "max_age": 100, "learning_rate": 1e-2}
 QUICK: Settings = {"window": 12, "max_age": 120, "learning_rate": 3e-2}
 SHORT: Settings = {"window": 6, "max_age": 90, "learning_rate": 3e-2}
 CPU_STUDENTS = {"mnist": QUICK, "fashionmnist": QUICK}
-# What students learn from one image a class they learn while young. Clothes lie upright
-# and centred: students that see them so are told more, and judged so they do better
+# What students learn from one image a class they learn while young: these, and their
+# updates, where that was measured. FashionMNIST alone gained from images as they are
 # (docs/paper-to-code.md).
 YOUNG: dict[str, Settings] = {
     "cifar10": {

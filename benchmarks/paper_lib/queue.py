@@ -18,7 +18,7 @@ from paper_lib.commands import (
 )
 from paper_lib.grid import Cell
 from paper_lib.results import (
-    configuration_of,
+    condensed_with,
     evaluate_seconds,
     is_done,
     read_results,
@@ -113,7 +113,7 @@ def _evaluate(cell: Cell, setting: Setting, place: Place, deadline: Deadline) ->
         cell,
         setting,
         commands=[shown(command) for command in commands if command is not None],
-        configuration=None if commands[0] is None else configuration_of(commands[0]),
+        configuration=condensed_with(place.run_of(cell, setting)),
         report=report,
         seconds_condensing=_seconds_of(place.run_of(cell, setting)),
         seconds_evaluating=seconds,

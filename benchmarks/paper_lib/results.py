@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from condense_core.config import CondenseConfig
+from condense_core.errors import ConfigError
 from condense_core.runlog import atomic_write_text
 from condense_core.training import RECIPES, planned_steps
 from paper_lib.commands import CPU_FULL, Setting, repeats_of
@@ -58,17 +59,32 @@ def read_results(folder: Path) -> list[Result]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
+def condensed_with(run: Path) -> dict[str, Any] | None:
+    """The configuration of a run directory, less what no condensed set depends on.
+
+    None where there is no run, as for real images.
+    """
+    path = run / "config.yaml"
+    return _condensing(CondenseConfig.from_yaml(path)) if path.exists() else None
+
+
 def configuration_of(command: Sequence[str]) -> dict[str, Any]:
-    """What a ``condense run`` condenses with: its preset as it is now, and its options.
+    """As `condensed_with`, of a ``condense run`` with its preset as it is now.
 
     Args:
         command: ``run PRESET --set KEY=VALUE ...``, with or without ``condense``.
+
+    Raises:
+        ConfigError: There is no such preset or option any more.
     """
     words = list(command)
     preset = words[words.index("run") + 1]
     sets = [after for word, after in pairwise(words) if word == "--set"]
-    whole = CondenseConfig.preset(preset).with_overrides(sets).to_dict()
-    return {key: value for key, value in whole.items() if key not in BESIDE}
+    return _condensing(CondenseConfig.preset(preset).with_overrides(sets))
+
+
+def _condensing(config: CondenseConfig) -> dict[str, Any]:
+    return {k: v for k, v in config.to_dict().items() if k not in BESIDE}
 
 
 def is_outdated(result: Result) -> bool:
@@ -80,7 +96,10 @@ def is_outdated(result: Result) -> bool:
     recorded = result.get("configuration")
     if recorded is None:
         return False
-    now = configuration_of(shlex.split(result["commands"][0]))
+    try:
+        now = configuration_of(shlex.split(result["commands"][0]))
+    except ConfigError:
+        return True
     return any(now.get(section) != _known(now, section, recorded) for section in now)
 
 

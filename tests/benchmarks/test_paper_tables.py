@@ -25,12 +25,7 @@ from paper_lib.grid import (
     settings_of,
 )
 from paper_lib.report import Results, report
-from paper_lib.results import (
-    configuration_of,
-    evaluate_seconds,
-    is_outdated,
-    save,
-)
+from paper_lib.results import evaluate_seconds, save
 
 from condense_core import diversity, experiment
 from condense_core.cli import main as condense
@@ -377,34 +372,6 @@ def test_figure_4_is_drawn_from_the_runs(tmp_path):
     plot(panels, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
     assert read_panels(tmp_path / "absent") == {}
-
-
-COMMAND = "condense run digits-ipc1 --set loss.tau=0.2 --set seed=3 --out runs/x"
-
-
-def test_a_configuration_is_that_of_the_command():
-    found = configuration_of(shlex.split(COMMAND))
-    assert (found["loss"]["tau"], found["seed"]) == (0.2, 3)
-    assert "evaluate" not in found
-
-
-def test_a_result_is_outdated_once_its_command_condenses_otherwise():
-    recorded = configuration_of(shlex.split(COMMAND))
-    result = {"commands": [COMMAND], "configuration": recorded}
-    assert not is_outdated(result)
-    recorded["loop"]["restarts"] += 1
-    assert is_outdated(result)
-
-
-def test_options_that_came_later_make_no_result_outdated():
-    recorded = configuration_of(shlex.split(COMMAND))
-    del recorded["loss"]["tau"], recorded["trajectory"]
-    assert not is_outdated({"commands": [COMMAND], "configuration": recorded})
-
-
-def test_of_real_images_nothing_can_be_outdated():
-    command = "condense evaluate random --dataset digits"
-    assert not is_outdated({"commands": [command], "configuration": None})
 
 
 def test_the_report_says_which_results_are_outdated(results, tmp_path):
