@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from avalanche_plugin.memory import GeneratorMemory, ReplayMemory
-from condense_core.budget import BudgetError
+from condense_core.artefact.budget import BudgetError
 
 if TYPE_CHECKING:
     from avalanche_plugin.buffer import CondensedBuffer

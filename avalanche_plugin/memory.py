@@ -30,8 +30,8 @@ from condense_core import (
     ImageData,
     condense,
 )
-from condense_core.budget import BudgetError, fit
-from condense_core.compact import packed_size
+from condense_core.artefact.budget import BudgetError, fit
+from condense_core.artefact.compact import packed_size
 from condense_core.data import to_unit
 from condense_core.errors import ArtefactError, ConfigError
 from condense_core.seeding import derive_seed, make_generator

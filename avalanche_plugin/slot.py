@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from condense_core import CondensedDataset, DataError, ImageData
-from condense_core.compact import pack, unpack
+from condense_core.artefact.compact import pack, unpack
 from condense_core.data import to_bytes
 from condense_core.errors import ArtefactError
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from timing import finish, parser
 
-from condense_core.allocator import keep_freed_memory
+from condense_core.compute.allocator import keep_freed_memory
 from condense_core.networks import build_network
 
 WAYS = ("default", "kept")

@@ -20,7 +20,7 @@ from continual_lib.rows import DATASETS, list_rows, parse_rows
 from continual_lib.run import run_cell
 from continual_lib.streams import load_data
 
-from condense_core.allocator import keep_freed_memory
+from condense_core.compute.allocator import keep_freed_memory
 
 
 def _arguments() -> argparse.Namespace:

@@ -26,13 +26,13 @@ from timing import finish, interleaved, parser, start, wait
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
-from condense_core.class_sampler import ClassSampler
-from condense_core.compute import compute_scope, resolve_precision
+from condense_core.compute.mode import compute_scope, resolve_precision
 from condense_core.config import CondenseConfig
+from condense_core.data.class_sampler import ClassSampler
 from condense_core.engine import LOG_EVERY, condense_loop
-from condense_core.experiment import load_splits
 from condense_core.loop_state import LoopState
 from condense_core.runlog import RunLog
+from condense_core.runs.experiment import load_splits
 from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import (
     Synthesiser,

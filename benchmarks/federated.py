@@ -17,7 +17,7 @@ import torch
 from federated_lib.rows import ROWS
 from federated_lib.setting import Cell, Setting, is_done, load_federation, save
 
-from condense_core.allocator import keep_freed_memory
+from condense_core.compute.allocator import keep_freed_memory
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,9 +1,9 @@
 """Accuracy against stored bytes: generator, condensed pixels, real images.
 
 Real images are one PNG or JPEG file a class, encoded by Pillow; condensed pixels are
-PNG; a generator is packed (`condense_core.compact`) in fp32, fp16 and int8, at several
-widths. One JSON file for each data set, row, size and seed; one that exists is not made
-again.
+PNG; a generator is packed (`condense_core.artefact.compact`) in fp32, fp16 and int8, at
+several widths. One JSON file for each data set, row, size and seed; one that exists is
+not made again.
 
     python benchmarks/frontier.py --dataset mnist --data-root DATA --out runs/frontier
     python benchmarks/frontier_report.py runs/frontier \
@@ -19,10 +19,10 @@ import torch
 from frontier_lib.cells import Cell, Setting, is_done, save
 from frontier_lib.rows import ROWS, Job
 
-from condense_core.allocator import keep_freed_memory
-from condense_core.devices import resolve_device
+from condense_core.compute.allocator import keep_freed_memory
+from condense_core.compute.devices import resolve_device
+from condense_core.data.sources import load_source
 from condense_core.errors import CondenseError
-from condense_core.sources import load_source
 
 
 def _arguments() -> argparse.Namespace:

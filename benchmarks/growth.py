@@ -24,9 +24,9 @@ from typing import Any
 import torch
 
 from condense_core import CondenseConfig
-from condense_core.class_sampler import ClassSampler
+from condense_core.compute.devices import resolve_device
 from condense_core.data import ImageData, PixelStatistics
-from condense_core.devices import resolve_device
+from condense_core.data.class_sampler import ClassSampler
 from condense_core.engine import condense_loop
 from condense_core.evaluate import library_versions
 from condense_core.loop_state import LoopState

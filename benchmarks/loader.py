@@ -12,8 +12,8 @@ from timing import finish, interleaved, parser, start
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from condense_core.class_sampler import ClassSampler
 from condense_core.data import ImageData
+from condense_core.data.class_sampler import ClassSampler
 from condense_core.seeding import make_generator
 
 

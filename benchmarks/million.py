@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from condense_core import CondenseConfig, condense, evaluate
-from condense_core.cache import Part, Plan, open_cache
 from condense_core.data import ImageData
+from condense_core.data.cache import Part, Plan, open_cache
 from condense_core.evaluate import library_versions
 from condense_core.runlog import atomic_write_text
 from condense_core.seeding import make_generator

@@ -25,8 +25,8 @@ from paper_lib.grid import GENERATED, RECIPES, Cell, cells_in_order
 from paper_lib.queue import run_cells
 from paper_lib.results import is_done
 
-from condense_core.allocator import keep_freed_memory
-from condense_core.devices import resolve_device
+from condense_core.compute.allocator import keep_freed_memory
+from condense_core.compute.devices import resolve_device
 from condense_core.errors import CondenseError
 
 REPEATS = {"cpu": 5, "full": 20}

@@ -20,8 +20,8 @@ from condense_core.augment import (
     AugmentParameters,
     SiameseAugment,
 )
+from condense_core.compute.parts import Part
 from condense_core.loop_state import LoopState
-from condense_core.parts import Part
 from condense_core.seeding import make_generator
 
 

@@ -17,8 +17,8 @@ import torch
 from condense_core import ImageData, evaluate
 from condense_core.config import FormatConfig
 from condense_core.coresets import select_random
+from condense_core.data.sources import load_source
 from condense_core.runlog import atomic_write_text
-from condense_core.sources import load_source
 from flower_strategy.privacy import PrivacyConfig, release
 from flower_strategy.private_condense import condense_privately
 

@@ -13,7 +13,7 @@ from timing import finish, interleaved, parser, start
 from condense_core.augment import SiameseAugment
 from condense_core.config import UnrolledConfig
 from condense_core.networks.norm import InstanceNorm
-from condense_core.unrolled import StudentPool
+from condense_core.objectives.unrolled import StudentPool
 
 CLASSES = 10
 REAL = 500

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from condense_core.allocator import keep_freed_memory
-from condense_core.devices import resolve_device
+from condense_core.compute.allocator import keep_freed_memory
+from condense_core.compute.devices import resolve_device
 from condense_core.runlog import atomic_write_text
 
 

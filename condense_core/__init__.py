@@ -14,7 +14,7 @@ from condense_core.errors import (
     RunError,
 )
 from condense_core.evaluate import EvaluationReport, evaluate
-from condense_core.run import condense
+from condense_core.runs.run import condense
 
 __version__ = "0.1.0"
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from condense_core.compute.parts import Part
 from condense_core.errors import ConfigError
-from condense_core.parts import Part
 
 # Strengths of the DSA reference protocol; results in the literature are tied to them.
 BRIGHTNESS = 1.0

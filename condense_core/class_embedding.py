@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from condense_core.data import ImageData, PixelStatistics, to_unit
-from condense_core.mapped import chunks
+from condense_core.data.mapped import chunks
 from condense_core.networks import FeatureNetwork
 
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from condense_core.compute.devices import resolve_device
 from condense_core.data import ImageData, PixelStatistics, to_unit
-from condense_core.devices import resolve_device
 from condense_core.errors import DataError
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.seeding import derive_seed, make_generator

@@ -5,10 +5,10 @@ Shape legend: Y classes, K codes, C H W image.
 
 from collections.abc import Callable
 
-from condense_core.class_sampler import ClassSampler
+from condense_core.data.class_sampler import ClassSampler
 from condense_core.loop_state import LoopState
 from condense_core.networks import FeatureNetwork
-from condense_core.objective import (
+from condense_core.objectives.feature import (
     discriminator_terms,
     feature_terms,
     gradient_norms,

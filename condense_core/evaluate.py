@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from condense_core.compute.devices import resolve_device
 from condense_core.data import ImageData, PixelStatistics, as_image_data
-from condense_core.devices import resolve_device
 from condense_core.ensemble import EnsembleMode, trained_networks
 from condense_core.errors import ConfigError, DataError
 from condense_core.networks import FeatureNetwork, build_network

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from condense_core.compute import full_precision
+from condense_core.compute.mode import full_precision
 
 SMALLEST_SIDE = 8
 LARGEST_SIDE = 128

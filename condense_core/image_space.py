@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from condense_core.compute.distributed import ALONE, Ranks
 from condense_core.config import OptimiserConfig
-from condense_core.distributed import ALONE, Ranks
 from condense_core.synthesiser import Synthesiser
 
 # Images synthesised together as a start: bounds memory. Batch norm is in training mode,

@@ -12,20 +12,22 @@ from torch.nn import functional as F
 
 from condense_core.augment import SiameseAugment
 from condense_core.class_embedding import standardise
-from condense_core.class_sampler import ClassSampler
-from condense_core.compute import (
+from condense_core.compute.distributed import ALONE, Ranks
+from condense_core.compute.mode import (
     prepare_generator,
     prepare_network,
     uses_graphs,
 )
 from condense_core.config import CondenseConfig
 from condense_core.data import PixelStatistics
+from condense_core.data.class_sampler import ClassSampler
 from condense_core.discriminator import FeatureDiscriminator
-from condense_core.distributed import ALONE, Ranks
 from condense_core.errors import ConfigError
 from condense_core.image_space import ImageSpaceOptimiser
 from condense_core.networks import FeatureNetwork, build_network
-from condense_core.objective import Association, sample_association
+from condense_core.objectives.feature import Association, sample_association
+from condense_core.objectives.trajectory import Expert, TrajectoryMatcher
+from condense_core.objectives.unrolled import StudentPool
 from condense_core.pretrain import ImageDiscriminator, subset
 from condense_core.seeding import derive_seed, make_generator, seeded_initialisation
 from condense_core.synthesiser import (
@@ -33,8 +35,6 @@ from condense_core.synthesiser import (
     PixelSynthesiser,
     Synthesiser,
 )
-from condense_core.trajectory import Expert, TrajectoryMatcher
-from condense_core.unrolled import StudentPool
 
 WEIGHT_DECAY = 5e-4  # of phi, as of every network in the field's protocol
 

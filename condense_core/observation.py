@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from condense_core.compute.devices import resolve_device
 from condense_core.data import ImageData, PixelStatistics, to_unit
-from condense_core.devices import resolve_device
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.seeding import derive_seed
 from condense_core.training import Recipe, planned_steps, train_network

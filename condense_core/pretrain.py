@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from condense_core.class_sampler import ClassSampler
 from condense_core.clusters import cluster_centres
 from condense_core.config import PretrainConfig
 from condense_core.data import PixelStatistics, to_unit
+from condense_core.data.class_sampler import ClassSampler
+from condense_core.data.mapped import gather
 from condense_core.discriminator import FeatureDiscriminator
 from condense_core.losses import adversarial
-from condense_core.mapped import gather
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.runlog import RunLog
 from condense_core.seeding import make_generator, seeded_initialisation

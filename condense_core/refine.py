@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from condense_core.artefact import CondensedDataset
-from condense_core.class_sampler import ClassSampler
-from condense_core.compute import compute_scope
+from condense_core.compute.devices import resolve_device
+from condense_core.compute.mode import compute_scope
 from condense_core.config import CondenseConfig
 from condense_core.data import as_image_data
-from condense_core.devices import resolve_device
+from condense_core.data.class_sampler import ClassSampler
 from condense_core.engine import condense_loop
 from condense_core.errors import ConfigError, DataError
 from condense_core.loop_state import LoopState

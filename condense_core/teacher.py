@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from condense_core._strict import nearest
 from condense_core.config import CondenseConfig
+from condense_core.config.strict import nearest
 from condense_core.data import ImageData, PixelStatistics, require_images
 from condense_core.errors import ArtefactError, ConfigError, DataError, RunError
 from condense_core.networks import FeatureNetwork, build_network

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from condense_core.augment import SiameseAugment
 from condense_core.data import PixelStatistics, to_unit
+from condense_core.data.mapped import chunks, gather
 from condense_core.errors import ConfigError
-from condense_core.mapped import chunks, gather
 from condense_core.networks import FeatureNetwork
 from condense_core.seeding import make_generator
 

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from condense_core.class_sampler import ClassSampler
 from condense_core.clusters import cluster_centres
-from condense_core.compute import full_precision
+from condense_core.compute.mode import full_precision
 from condense_core.config import PretrainConfig
 from condense_core.data import PixelStatistics, to_unit
+from condense_core.data.class_sampler import ClassSampler
 from condense_core.losses.paired_matching import paired_matching_loss
 from condense_core.networks import FeatureNetwork
 from condense_core.runlog import RunLog

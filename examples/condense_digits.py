@@ -5,7 +5,7 @@ not for good numbers. Needs ``pip install gencondense[demo]``.
 """
 
 from condense_core import CondenseConfig, condense, evaluate
-from condense_core.sources import load_source
+from condense_core.data.sources import load_source
 
 train = load_source("digits", split="train", data_root=None)
 test = load_source("digits", split="test", data_root=None)

@@ -6,7 +6,7 @@ distance between the vectors of two neighbouring data sets.
 
 import math
 
-from condense_core._strict import non_negative, positive
+from condense_core.config.strict import non_negative, positive
 from condense_core.errors import ConfigError
 
 _SERIES_FROM = 6.0  # where the continued fraction of the Mills ratio is exact

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from condense_core import CondensedDataset, ImageData, PixelStatistics
+from condense_core.compute.devices import resolve_device
 from condense_core.data import to_bytes
-from condense_core.devices import resolve_device
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.seeding import derive_seed, make_generator, seeded_initialisation
 from condense_core.synthesiser import (

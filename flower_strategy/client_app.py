@@ -33,9 +33,9 @@ from condense_core import (
     DataError,
     PixelStatistics,
 )
-from condense_core.allocator import keep_freed_memory
-from condense_core.compact import pack, unpack
-from condense_core.devices import resolve_device
+from condense_core.artefact.compact import pack, unpack
+from condense_core.compute.allocator import keep_freed_memory
+from condense_core.compute.devices import resolve_device
 from condense_core.networks import build_network
 from condense_core.training import accuracy
 from flower_strategy.condensing import condense_locally, condense_with_privacy

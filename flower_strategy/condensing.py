@@ -16,7 +16,7 @@ from condense_core import (
     ImageData,
     condense,
 )
-from condense_core.budget import fit
+from condense_core.artefact.budget import fit
 from condense_core.refine import refine
 from condense_core.seeding import derive_seed
 from flower_strategy.payload import Contribution, payload_size

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from condense_core import ConfigError, DataError, ImageData
+from condense_core.data.sources import Split, load_source
 from condense_core.errors import MissingSplitError
-from condense_core.sources import Split, load_source
 from flower_strategy.partition import iid, partition
 from flower_strategy.payload import CLIENT_NAME
 from flower_strategy.settings import DataSettings

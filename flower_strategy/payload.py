@@ -17,8 +17,8 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from condense_core import ArtefactError, CondensedDataset
-from condense_core.artefact_checks import FORMAT_VERSION, content_digest, read_spec
-from condense_core.precision import encoded_layout
+from condense_core.artefact.checks import FORMAT_VERSION, content_digest, read_spec
+from condense_core.artefact.precision import encoded_layout
 from condense_core.synthesiser import SynthesiserSpec
 from flower_strategy.npy import HEADER_BYTES, PayloadError, read_array, write_array
 

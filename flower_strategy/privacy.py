@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from condense_core._strict import at_least, non_negative, positive
+from condense_core.config.strict import at_least, non_negative, positive
 from condense_core.data import ImageData, PixelStatistics, to_unit
 from condense_core.errors import ConfigError, DataError
 from condense_core.networks import FeatureNetwork, build_network

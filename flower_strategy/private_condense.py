@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
-from condense_core._strict import at_least, non_negative, positive
 from condense_core.artefact import CondensedDataset
 from condense_core.class_embedding import one_hot_embedding
 from condense_core.config import FormatConfig
+from condense_core.config.strict import at_least, non_negative, positive
 from condense_core.errors import ConfigError, DataError
 from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import (

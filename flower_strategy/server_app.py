@@ -11,7 +11,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from condense_core import ConfigError, PixelStatistics
-from condense_core.allocator import keep_freed_memory
+from condense_core.compute.allocator import keep_freed_memory
 from condense_core.runlog import atomic_write_text
 from flower_strategy.aggregation import merge
 from flower_strategy.local_data import load_global

@@ -27,8 +27,8 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from condense_core import ConfigError, ImageData, PixelStatistics
-from condense_core.compact import pack
-from condense_core.devices import resolve_device
+from condense_core.artefact.compact import pack
+from condense_core.compute.devices import resolve_device
 from condense_core.networks import FeatureNetwork
 from condense_core.seeding import derive_seed, make_generator
 from condense_core.training import accuracy

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from condense_core.data.sources import load_source
 from condense_core.seeding import make_generator
-from condense_core.sources import load_source
 
 CLASSES = 10
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from condense_core import CondenseConfig, CondensedDataset
-from condense_core.compact import pack
+from condense_core.artefact.compact import pack
+from condense_core.config.presets import PRESETS, flips
 from condense_core.coresets import select
 from condense_core.data import ImageData
 from condense_core.evaluate import evaluate
-from condense_core.presets import PRESETS, flips
-from condense_core.run import condense
+from condense_core.runs.run import condense
 from condense_core.seeding import derive_seed
 from frontier_lib.cells import Cell, Point, Setting
 from frontier_lib.files import decode, encode

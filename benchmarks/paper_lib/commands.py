@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from condense_core.presets import flips
+from condense_core.config.presets import flips
 from paper_lib.grid import GENERATED, RECIPES, ROWS, Cell, settings_of
 
 # The run's own evaluation is not a cell: as little of it as there can be.

@@ -155,7 +155,7 @@ def _run(command: list[str], log: Path, deadline: Deadline) -> float:
     started = time.monotonic()
     with log.open("a", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "condense_core.cli", *command],
+            [sys.executable, "-m", "condense_core", *command],
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -2,7 +2,7 @@
 
 Every option of a run is a field here with its unit and its source; the classes check
 ranges themselves, so an invalid configuration cannot exist. Presets are in
-`condense_core.presets`.
+`condense_core.config.presets`.
 """
 
 from condense_core.config.loop import (

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from condense_core._strict import at_least, non_negative, positive
+from condense_core.config.strict import at_least, non_negative, positive
 from condense_core.errors import ConfigError
 
 

@@ -8,14 +8,6 @@ from typing import Any, Literal, Self
 
 import yaml
 
-from condense_core._strict import (
-    at_least,
-    build,
-    merge,
-    nearest,
-    plain,
-    positive,
-)
 from condense_core.config.loop import (
     ComputeConfig,
     LoopConfig,
@@ -30,6 +22,14 @@ from condense_core.config.start import (
     NetworkConfig,
     PretrainConfig,
     TeacherConfig,
+)
+from condense_core.config.strict import (
+    at_least,
+    build,
+    merge,
+    nearest,
+    plain,
+    positive,
 )
 from condense_core.errors import ConfigError
 
@@ -119,7 +119,7 @@ class CondenseConfig:
         Raises:
             ConfigError: No such preset; names the nearest.
         """
-        from condense_core.presets import PRESETS
+        from condense_core.config.presets import PRESETS
 
         if name not in PRESETS:
             raise ConfigError(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from avalanche_plugin.memory import GeneratorMemory
-from condense_core.budget import BudgetError
+from condense_core.artefact.budget import BudgetError
 from condense_core.errors import ArtefactError, ConfigError, DataError
 
 BUDGET = 60_000

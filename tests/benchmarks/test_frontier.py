@@ -15,7 +15,7 @@ from frontier_lib.files import decode, encode
 from frontier_lib.report import plot, read, table
 from frontier_lib.rows import CURVES, ROWS, preset_of
 
-from condense_core.presets import PRESETS
+from condense_core.config.presets import PRESETS
 from condense_core.seeding import make_generator
 
 QUICK = [

@@ -27,9 +27,10 @@ from paper_lib.grid import (
 from paper_lib.report import Results, report
 from paper_lib.results import evaluate_seconds, save
 
-from condense_core import diversity, experiment
+from condense_core import diversity
 from condense_core.cli import main as condense
 from condense_core.config import CondenseConfig
+from condense_core.runs import experiment
 
 PUBLISHED = Path(paper_tables.__file__).parent / "paper_lib" / "published.yaml"
 QUICK = [

@@ -9,12 +9,12 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from condense_core import audit as audit_module
-from condense_core._roc import auc_interval, roc_auc, tpr_at_one_percent_fpr
 from condense_core.artefact import CondensedDataset
 from condense_core.audit import NO_PROOF, audit
 from condense_core.cli import main
 from condense_core.data import ImageData, to_bytes, to_unit
 from condense_core.errors import ConfigError, DataError, RunError
+from condense_core.roc import auc_interval, roc_auc, tpr_at_one_percent_fpr
 from condense_core.seeding import make_generator
 from condense_core.synthesiser import PixelSynthesiser, SynthesiserSpec
 
@@ -317,7 +317,7 @@ def test_the_interval_is_that_of_a_literal_bootstrap():
 
 
 def test_the_interval_covers_the_truth_nineteen_times_in_twenty(monkeypatch):
-    monkeypatch.setattr("condense_core._roc.RESAMPLES", 200)
+    monkeypatch.setattr("condense_core.roc.RESAMPLES", 200)
     covered = 0
     for seed in range(200):
         draw = make_generator(seed, "cover")
@@ -330,7 +330,7 @@ def test_the_interval_covers_the_truth_nineteen_times_in_twenty(monkeypatch):
 def test_a_bootstrap_in_chunks_is_one_as_well(monkeypatch):
     ours, theirs = scores(0, tied=False)
     whole = auc_interval(ours, theirs, generator=make_generator(0, "chunks"))
-    monkeypatch.setattr("condense_core._roc._CELLS", 10_000)
+    monkeypatch.setattr("condense_core.roc._CELLS", 10_000)
     parts = auc_interval(ours, theirs, generator=make_generator(0, "chunks"))
     assert parts == pytest.approx(whole, abs=0.01)
 

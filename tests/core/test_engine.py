@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from condense_core import engine
-from condense_core.class_sampler import ClassSampler
+from condense_core.data.class_sampler import ClassSampler
 from condense_core.engine import condense_loop
 from condense_core.loop_state import LoopState
 from condense_core.runlog import RunLog

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from condense_core.compute.devices import resolve_device
 from condense_core.data import ImageData, PixelStatistics, to_unit
-from condense_core.devices import resolve_device
 from condense_core.errors import ConfigError, DataError, RunError
 from condense_core.evaluate import RECIPES, Recipe, evaluate
 from condense_core.networks import build_network

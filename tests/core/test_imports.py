@@ -19,7 +19,7 @@ def modules_after(code: str) -> set[str]:
 def after_core() -> set[str]:
     return modules_after(
         "import condense_core, condense_core.cli\n"
-        "from condense_core.precision import encoded_layout\n"
+        "from condense_core.artefact.precision import encoded_layout\n"
         "from condense_core.synthesiser import SynthesiserSpec\n"
         "sizes = {'num_classes': 2, 'images_per_class': 2, 'image_shape': (1, 8, 8)}\n"
         "encoded_layout(SynthesiserSpec(kind='generator', **sizes), 'fp32')"

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from condense_core.class_sampler import ClassSampler
 from condense_core.config import PretrainConfig
 from condense_core.data import as_image_data, to_unit
+from condense_core.data.class_sampler import ClassSampler
 from condense_core.networks import build_network
 from condense_core.pretrain import (
     ImageDiscriminator,

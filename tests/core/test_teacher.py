@@ -4,10 +4,11 @@ import re
 import pytest
 import torch
 
-from condense_core import rundir, teacher
+from condense_core import teacher
 from condense_core.data import ImageData
 from condense_core.errors import ArtefactError, CondenseError, RunError
-from condense_core.run import condense
+from condense_core.runs import directory
+from condense_core.runs.run import condense
 from condense_core.seeding import make_generator
 from condense_core.teacher import (
     build_teacher,
@@ -122,9 +123,9 @@ def test_a_killed_training_goes_on_and_ends_the_same(
 def test_the_teacher_of_a_run_resumes_in_its_middle(
     config, tiny_data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(rundir, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(directory, "CHECKPOINT_SECONDS", 0.0)
     expected = condense(tiny_data, config, device="cpu", progress=False)
-    save, stages = rundir.RunDirectory.save, []
+    save, stages = directory.RunDirectory.save, []
 
     def killed(self, stage, state):
         save(self, stage, state)
@@ -133,7 +134,7 @@ def test_the_teacher_of_a_run_resumes_in_its_middle(
             raise Killed
 
     with monkeypatch.context() as context:
-        context.setattr(rundir.RunDirectory, "save", killed)
+        context.setattr(directory.RunDirectory, "save", killed)
         with pytest.raises(Killed):
             condense(tiny_data, config, out=tmp_path / "r", device="cpu")
     assert stages == ["teacher-training"] * 4
@@ -193,7 +194,7 @@ def test_a_teacher_of_other_data_is_refused_before_any_work(
     config, tiny_data, path, monkeypatch, kind, part
 ):
     train(path, tiny_data, config)
-    monkeypatch.setattr("condense_core.run._condense", None)
+    monkeypatch.setattr("condense_core.runs.run._condense", None)
     with pytest.raises(CondenseError, match=re.escape(part)):
         condense(
             other_data(tiny_data, kind),

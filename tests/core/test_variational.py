@@ -3,11 +3,11 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from condense_core import variational
-from condense_core.class_sampler import ClassSampler
+from condense_core.artefact.precision import decode, encode
 from condense_core.config import PretrainConfig
 from condense_core.data import PixelStatistics, as_image_data, to_unit
+from condense_core.data.class_sampler import ClassSampler
 from condense_core.networks import build_network
-from condense_core.precision import decode, encode
 from condense_core.runlog import RunLog
 from condense_core.seeding import seeded_initialisation
 from condense_core.synthesiser import SynthesiserSpec, build_synthesiser

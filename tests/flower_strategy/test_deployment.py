@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condense_core.sources import load_source
+from condense_core.data.sources import load_source
 from tests.flower_strategy.test_simulation import APP, SHORT, script
 
 pytestmark = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from condense_core import ImageData
-from condense_core.sources import load_source
+from condense_core.data.sources import load_source
 from flower_strategy.condensing import condense_locally
 from flower_strategy.partition import iid
 from flower_strategy.robust import outliers

@@ -1,0 +1,108 @@
+"""What subcommands share: reading the splits they judge by, writing reports."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from condense_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from condense_core.data import ImageData
+
+
+def read_splits(
+    name: str,
+    *,
+    data_root: Path | None,
+    download: bool,
+    like: Mapping[str, Any],
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    classes: Any = None,
+    cache: Path | None = None,
+    skip_corrupt: bool = False,
+) -> "tuple[ImageData, ImageData, str | None]":
+    """Training and test images of a named set, read as those of an artefact were.
+
+    Args:
+        name: A data set.
+        data_root: Its folder.
+        download: Whether torchvision may fetch missing files.
+        like: Configuration of the artefact; empty without one. It knows how its images
+            were resized, and by its seed which were held out for testing.
+        image_size: (H, W), in place of the artefact's.
+        channels: 1 or 3, in place of the artefact's.
+        classes: Value of ``data.classes``, in place of the artefact's.
+        cache: As for `condense_core.runs.experiment.load_splits`.
+        skip_corrupt: Likewise.
+
+    Returns:
+        As `condense_core.runs.experiment.load_splits`.
+
+    Raises:
+        ConfigError: The configuration of the artefact is not valid.
+        DataError: The data set is unknown or cannot be read.
+    """
+    from condense_core.config import CondenseConfig
+    from condense_core.runs.experiment import load_splits
+
+    data = like.get("data")
+    data = data if isinstance(data, dict) else {}
+    config = CondenseConfig.from_dict(
+        {
+            "seed": like.get("seed", 0),
+            "data": {
+                "name": name,
+                "image_size": image_size or data.get("image_size"),
+                "channels": channels or data.get("channels"),
+                "classes": classes or data.get("classes"),
+            },
+        }
+    )
+    return load_splits(
+        config,
+        data_root=data_root,
+        download=download,
+        cache=cache,
+        skip_corrupt=skip_corrupt,
+    )
+
+
+def check_target(target: str | None) -> None:
+    """Refuse a report nobody can write before the training, not after.
+
+    Raises:
+        ConfigError: The folder of the file does not exist.
+    """
+    if target not in (None, "-"):
+        check_folder("--json", Path(str(target)))
+
+
+def check_folder(option: str, file: Path) -> None:
+    """Refuse a file whose folder does not exist.
+
+    Raises:
+        ConfigError: See above.
+    """
+    if not file.absolute().parent.is_dir():
+        raise ConfigError(
+            f"{option} {file}: its folder does not exist; make it or choose another"
+        )
+
+
+def write_json(target: str | None, content: Any) -> None:
+    """Write a report to a file, to stdout (``-``) or nowhere (None).
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    if target is None:
+        return
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    if target == "-":
+        print(text)
+        return
+    from condense_core.runlog import atomic_write_text
+
+    atomic_write_text(target, text + "\n")

@@ -1,0 +1,1 @@
+"""Readers behind the names of `condense_core.data.sources`, one module per kind."""

@@ -1,0 +1,5 @@
+"""What a step of the loop lowers.
+
+`feature` is the paper's L_con, gradient matching included; `trajectory` and `unrolled`
+train students of the synthetic set, the latter through a differentiable `window`.
+"""

@@ -1,0 +1,1 @@
+"""A whole run: prepared, estimated, resumed, evaluated and written to its directory."""

@@ -1,0 +1,284 @@
+"""A whole run: teacher, starting point, Algorithm 1, artefact.
+
+Shape legend: Y classes, E embedding, D feature.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condense_core.artefact import CondensedDataset
+from condense_core.compute.devices import resolve_device
+from condense_core.compute.distributed import ALONE, Ranks, check_ranks, shared_norms
+from condense_core.compute.mode import compute_scope, resolve_precision
+from condense_core.config import CondenseConfig
+from condense_core.data import ImageData, as_image_data, require_images
+from condense_core.data.class_sampler import ClassSampler
+from condense_core.engine import condense_loop
+from condense_core.errors import ConfigError, DataError, RunError
+from condense_core.evaluate import library_versions
+from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
+from condense_core.loop_state import LoopState
+from condense_core.networks.convnet import DEFAULT_WIDTH
+from condense_core.objectives.trajectory import train_experts
+from condense_core.probe import Probe
+from condense_core.report.tiles import write_samples_png
+from condense_core.runlog import RunLog
+from condense_core.runs.directory import RunDirectory
+from condense_core.runs.estimate import Estimate, in_words
+from condense_core.runs.pace import schedule
+from condense_core.runs.preparation import build_phi, prepare_teacher, starting_point
+from condense_core.teacher import (
+    check_teacher,
+    needs_teacher,
+)
+
+
+def condense(
+    train_set: Any,
+    config: CondenseConfig,
+    *,
+    out: str | Path | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> CondensedDataset:
+    """Condense a data set into a codebook and a generator.
+
+    With ``out``, the run can be stopped at any moment: the same call goes on where it
+    stopped and ends with the same artefact, byte for byte, on the same machine.
+
+    Args:
+        train_set: `ImageData`, a pair (images, labels) of tensors or arrays, or any
+            map-style Dataset of (image, label).
+        config: See `CondenseConfig`.
+        out: Run directory; gets config.yaml, metrics.jsonl, condensed.safetensors and
+            samples.png. None writes nothing.
+        device: auto, cpu, cuda or cuda:N.
+        progress: Whether to show progress on stderr.
+
+    Returns:
+        The condensed set, also in ``out/condensed.safetensors``.
+
+    Raises:
+        DataError: The data cannot be used; says what and why.
+        ConfigError: The configuration does not fit the data, or its ``time_budget`` is
+            too short.
+        RunError: The directory holds another run, the disk is full, the device is
+            absent, or memory runs out.
+
+    Example:
+        >>> images, labels = torch.rand(40, 1, 8, 8), torch.arange(40) % 2
+        >>> config = CondenseConfig.preset("digits-ipc1").with_overrides(
+        ...     [
+        ...         "loop.restarts=1",
+        ...         "loop.network_updates=1",
+        ...         "teacher.steps=1",
+        ...         "pretrain.steps=1",
+        ...         "evaluate.probe_every=0",
+        ...     ]
+        ... )
+        >>> condense((images, labels), config, device="cpu").images()[0].shape
+        torch.Size([2, 1, 8, 8])
+    """
+    data = as_image_data(train_set)
+    check_fit(data, config)
+    place = resolve_device(device)
+    resolve_precision(config.compute.precision, place)
+    expected = None
+    if config.time_budget is not None:
+        folder = Path(out) if out is not None else None
+        with memory_advice():
+            config, expected = schedule(data, None, config, out=folder, device=place)
+    run = RunDirectory.open(out, config, data.fingerprint())
+    condensed = condense_in(
+        run, data, config, device=place, progress=progress, expected=expected
+    )
+    samples = run.file("samples.png")
+    if samples is not None:
+        write_samples_png(*condensed.images(), condensed.classes, samples)
+    run.finish()
+    return condensed
+
+
+def condense_in(
+    run: RunDirectory,
+    data: ImageData,
+    config: CondenseConfig,
+    *,
+    device: torch.device,
+    progress: bool = True,
+    expected: Estimate | None = None,
+    ranks: Ranks = ALONE,
+) -> CondensedDataset:
+    """Condense inside a run directory, leaving its checkpoint in place.
+
+    Args:
+        run: Opened for this configuration and these data.
+        data: Training images, already checked by `check_fit`.
+        config: See `CondenseConfig`.
+        device: Where to compute.
+        progress: Whether to show progress on stderr.
+        expected: Length of the whole run, shown with the progress.
+        ranks: Processes of this run. All call this function alike, but only the first
+            with a directory on disk; all get the result.
+
+    Raises:
+        RunError: The disk is full or memory runs out.
+        ArtefactError: The artefact in the directory is damaged.
+        ConfigError: A step has fewer classes than there are processes.
+    """
+    check_ranks(config, data.num_classes, ranks)
+    path = run.file("condensed.safetensors")
+    done = path is not None and path.exists()
+    finished = ranks.from_first(lambda: str(path) if done else None, device)
+    if finished is not None:
+        return CondensedDataset.load(finished, device=device)
+    with memory_advice():
+        return _condense(
+            run, data, config, device, progress and ranks.first, expected, ranks
+        )
+
+
+def _condense(
+    run: RunDirectory,
+    data: ImageData,
+    config: CondenseConfig,
+    place: torch.device,
+    progress: bool,
+    expected: Estimate | None,
+    ranks: Ranks,
+) -> CondensedDataset:
+    finished = run.file("condensed.safetensors")
+    statistics = data.statistics()
+    placed = data.to(place)
+    sampler = ClassSampler(placed, place)
+    teacher = prepare_teacher(run, placed, statistics, config, progress, ranks)
+    synthesiser = starting_point(
+        run, sampler, placed, statistics, teacher, config, progress, ranks
+    )
+
+    state = LoopState(
+        config,
+        synthesiser,
+        statistics,
+        device=place,
+        experts=train_experts(run, sampler, statistics, config, progress=progress),
+        ranks=ranks,
+    )
+    saved = ranks.from_first(lambda: run.load("loop", place), place)
+    if saved is not None:
+        state.load_state_dict(saved)
+    probe = Probe(synthesiser, data, statistics, config)
+    with (
+        compute_scope(config.compute, place),
+        shared_norms(synthesiser, ranks),
+        RunLog(
+            run.file("metrics.jsonl"),
+            total=config.loop.total,
+            description="condense"
+            if expected is None
+            else f"condense (run: about {in_words(expected.total)})",
+            progress=progress,
+            resume_step=state.outer * config.loop.generator_updates,
+        ) as log,
+    ):
+        condense_loop(
+            state,
+            sampler=sampler,
+            teacher=teacher if config.loss.soft_labels else None,
+            log=log,
+            save=lambda s: run.save_sometimes("loop", s.state_dict),
+            probe=probe,
+        )
+
+    condensed = CondensedDataset.from_synthesiser(
+        synthesiser,
+        classes=data.classes,
+        statistics=statistics,
+        precision=config.format.precision,
+        max_batch=config.max_synthetic_batch,
+        config=config.to_dict(),
+        data={
+            "name": data.name,
+            "images": len(data),
+            "images_per_class": data.counts.tolist(),
+            "fingerprint": data.fingerprint(),
+        },
+        versions=library_versions(),
+    )
+    if finished is not None:
+        condensed.save(finished)
+        # What is read back is what was returned, on a resumed run as on this one.
+        condensed = CondensedDataset.load(finished, device=place)
+    return condensed
+
+
+@contextmanager
+def memory_advice() -> Iterator[None]:
+    """Turn an out-of-memory failure into one line that says what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        # The CPU allocator of PyTorch raises a bare RuntimeError: so on Windows, so on
+        # Linux.
+        texts = ("not enough memory", "can't allocate memory")
+        if not exhausted and not any(known in text for known in texts):
+            raise
+        raise RunError(
+            "out of memory: lower loop.association or max_synthetic_batch, as in "
+            "--set loop.association=64 --set max_synthetic_batch=256"
+        ) from error
+
+
+def check_fit(data: ImageData, config: CondenseConfig) -> None:
+    """Refuse, before any work, data that the configuration cannot condense.
+
+    Raises:
+        DataError: The set is empty or a class has too few images.
+        ConfigError: A size of the configuration does not fit the images.
+        ArtefactError: The file of ``teacher.path`` cannot be used.
+    """
+    require_images(data)
+    if config.pretrain.method == "reconstruction":
+        counts, needed = data.counts, config.format.images_per_class
+        short = int(counts.argmin())
+        if int(counts[short]) < needed:
+            raise DataError(
+                f"class {data.classes[short]!r} has {int(counts[short])} images, fewer "
+                f"than the {needed} images per class to condense into: add images or "
+                f"use --set format.images_per_class={int(counts[short])}"
+            )
+    sides = data.image_shape[1:]
+    if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in sides):
+        raise DataError(
+            f"images are {sides[0]}x{sides[1]} px, sides must be {SMALLEST_SIDE} to "
+            f"{LARGEST_SIDE}: resize them, as with --set data.image_size=[32,32]"
+        )
+    if config.teacher.path is not None and needs_teacher(config):
+        check_teacher(config.teacher.path, data, config)
+    # Building one network finds every size that does not fit, at no cost.
+    phi = build_phi(config, data)
+    weights, layers = config.loss.layer_weights, len(phi.blocks)
+    if weights is not None and len(weights) != layers:
+        raise ConfigError(
+            f"loss.layer_weights has {len(weights)} values, but phi has {layers} "
+            "layers: give one for each"
+        )
+    embedding_dim = {
+        "class_mean": config.teacher.width or DEFAULT_WIDTH,
+        "online": phi.feature_dim,
+        "one_hot": data.num_classes,
+    }[config.format.embedding]
+    if config.loss.intra_centre == "class_embedding" and (
+        embedding_dim != phi.feature_dim
+    ):
+        raise ConfigError(
+            f"loss.intra_centre=class_embedding needs class embeddings of phi's size "
+            f"{phi.feature_dim}, not {embedding_dim}: set teacher.width and "
+            "format.embedding to match, or loss.intra_centre=online"
+        )

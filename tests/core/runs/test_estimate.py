@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from condense_core.runs import estimate as module
+from condense_core.runs.estimate import Estimate, in_words, measure
+from condense_core.runs.run import condense
+
+CPU = torch.device("cpu")
+
+
+class Clock:
+    """A clock that says how long things take, for tests that do not depend on it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.time, self.seconds = 0.0, seconds
+
+    def __call__(self) -> float:
+        self.time += self.seconds
+        return self.time
+
+
+@pytest.fixture
+def steady(monkeypatch):
+    """Between any two looks at the clock passes one second."""
+    monkeypatch.setattr(module.time, "perf_counter", Clock(1.0))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 s"), (59.6, "60 s"), (150, "2 min"), (5000, "83 min"), (9000, "2.5 h")],
+)
+def test_durations_are_short(seconds, words):
+    assert in_words(seconds) == words
+
+
+def test_the_line_leaves_out_what_takes_no_time():
+    text = str(Estimate({"teacher": 0.1, "evaluation": 60.0}, outer=1.0, outers=40))
+    assert text == "about 2 min (evaluation 60 s, condensing 40 s)"
+
+
+# Timed phases
+
+
+def test_every_phase_is_counted_by_its_steps(tiny_config, tiny_data, steady):
+    """With a second between looks at the clock, phases are their numbers of steps."""
+    config = tiny_config.with_overrides(
+        ["evaluate.repeats=3", "evaluate.full_max_steps=7", "loop.network_updates=5"]
+    )
+    estimate = measure(tiny_data, tiny_data, config, device=CPU)
+    assert estimate.outers == 10
+    assert estimate.fixed["teacher"] == 2.0
+    # Three timed steps before and after which nothing was: two intervals of a second.
+    assert estimate.fixed["pre-training"] >= 3.0
+    testing = 30 / 256
+    # Two epochs of one batch, then full data in two epochs of one.
+    assert estimate.fixed["evaluation"] == pytest.approx(3 * (2 + testing))
+    assert estimate.fixed["full"] == pytest.approx(3 * (2 + testing))
+    assert estimate.fixed["random"] == estimate.fixed["evaluation"]
+    assert estimate.outer == 2.0  # M updates of a second; renewing costs no more
+    assert estimate.total == pytest.approx(sum(estimate.phases.values()))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["format.kind=pixels"],
+        ["format.embedding=one_hot"],
+        ["format.embedding=online", "loss.soft_labels=true"],
+        ["pretrain.method=adversarial"],
+        ["pretrain.method=variational"],
+        ["pretrain.method=none"],
+        ["pretrain.targets=medoids"],
+        ["evaluate.baselines=[herding,full]", "evaluate.probe_every=2"],
+        ["loop.classes_per_step=2", "loop.reuse_association=false"],
+        ["loop.restarts=0"],
+    ],
+)
+def test_any_configuration_can_be_timed(tiny_config, tiny_data, overrides):
+    config = tiny_config.with_overrides(overrides)
+    estimate = measure(tiny_data, tiny_data, config, device=CPU)
+    assert estimate.total > 0
+    assert all(seconds >= 0 for seconds in estimate.phases.values())
+    assert (estimate.outer == 0) == (config.loop.total == 0)
+
+
+def test_measuring_leaves_the_run_as_it_would_be(tiny_config, tiny_data):
+    expected = condense(tiny_data, tiny_config, device="cpu", progress=False)
+    before = torch.get_rng_state()
+    measure(tiny_data, tiny_data, tiny_config, device=CPU)
+    assert torch.equal(before, torch.get_rng_state())
+    again = condense(tiny_data, tiny_config, device="cpu", progress=False)
+    assert expected.to_bytes() == again.to_bytes()
