@@ -1,8 +1,8 @@
 """The paper's tables and ablations, cell by cell, in the order of what they are worth.
 
-One JSON file a cell; a cell that has one is not run again, and a condensation that the
-time cut short goes on: repeat the command until nothing is missing. Each cell prints
-the commands that make it alone.
+One JSON file a cell; a cell that has one is not run again, and what the time cut short
+goes on: repeat the command until nothing is missing. Each cell prints the commands that
+make it alone.
 
     python benchmarks/paper_tables.py --time-budget 600 --data-root DATA \
         --out runs/paper

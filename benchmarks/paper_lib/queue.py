@@ -14,6 +14,7 @@ from paper_lib.commands import (
     Setting,
     condense_command,
     evaluate_command,
+    repeats_of,
     shown,
 )
 from paper_lib.grid import Cell
@@ -50,8 +51,9 @@ def run_cells(
 ) -> list[str]:
     """Measure the cells that are missing, in order, within the time.
 
-    A condensation that the time cuts short goes on in the next call; an evaluation is
-    started only if what is known says that it will end.
+    What the time cuts short goes on in the next call: a condensation where it stopped,
+    an evaluation after its last network. One is started only if what is known says that
+    the next network will end, or all of them where they are trained side by side.
 
     Args:
         cells: Those worth most first.
@@ -94,14 +96,17 @@ def _evaluate(cell: Cell, setting: Setting, place: Place, deadline: Deadline) ->
     """Evaluate a cell and write its file, if the time is likely to suffice."""
     path = place.file_of(cell, setting)
     needed = evaluate_seconds(cell, setting, read_results(path.parent))
+    if setting.scale == "cpu":
+        needed /= repeats_of(cell, setting)
     if needed > deadline.left:
         print(f"{cell.name}: needs about {needed:.0f} s, not now", flush=True)
         return
     part = path.with_suffix(".part")
     command = [*evaluate_command(cell, setting, place), "--json", str(part)]
-    seconds = _run(command, _log_of(cell, setting, place), deadline)
+    _add_seconds(part, _run(command, _log_of(cell, setting, place), deadline))
     if not part.exists():
         return
+    seconds = _seconds_of(part)
     report = json.loads(part.read_text())
     anywhere = place.anonymous()
     commands = (
@@ -119,6 +124,7 @@ def _evaluate(cell: Cell, setting: Setting, place: Place, deadline: Deadline) ->
         seconds_evaluating=seconds,
     )
     part.unlink()
+    _seconds_file(part).unlink()
     print(
         f"{cell.name}: {report['accuracy_mean']:.2f} ± {report['accuracy_std']:.2f} % "
         f"({seconds:.0f} s)",
@@ -132,15 +138,19 @@ def _log_of(cell: Cell, setting: Setting, place: Place) -> Path:
     return folder / f"{cell.name}.log"
 
 
-def _seconds_of(run: Path) -> float | None:
-    """Seconds spent in a run directory, over all calls."""
-    path = run.with_name(f"{run.name}.seconds")
+def _seconds_of(made: Path) -> float | None:
+    """Seconds spent on a run directory or a report, over all calls."""
+    path = _seconds_file(made)
     return float(path.read_text()) if path.exists() else None
 
 
-def _add_seconds(run: Path, seconds: float) -> None:
-    total = seconds + (_seconds_of(run) or 0.0)
-    atomic_write_text(run.with_name(f"{run.name}.seconds"), f"{total:.1f}\n")
+def _add_seconds(made: Path, seconds: float) -> None:
+    total = seconds + (_seconds_of(made) or 0.0)
+    atomic_write_text(_seconds_file(made), f"{total:.1f}\n")
+
+
+def _seconds_file(made: Path) -> Path:
+    return made.with_name(f"{made.name}.seconds")
 
 
 def _run(command: list[str], log: Path, deadline: Deadline) -> float:

@@ -1,4 +1,4 @@
-"""The ``condense`` command: `parser` reads arguments, `commands` does what they say."""
+"""The ``condense`` command: `parser` reads arguments, the rest does what they say."""
 
 from condense_core.cli.parser import main
 

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from condense_core.config import CondenseConfig
+from condense_core.data import ImageData
 from condense_core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from condense_core.data import ImageData
+from condense_core.runlog import atomic_write_text
+from condense_core.runs.experiment import load_splits
 
 
 def read_splits(
@@ -22,7 +23,7 @@ def read_splits(
     classes: Any = None,
     cache: Path | None = None,
     skip_corrupt: bool = False,
-) -> "tuple[ImageData, ImageData, str | None]":
+) -> tuple[ImageData, ImageData, str | None]:
     """Training and test images of a named set, read as those of an artefact were.
 
     Args:
@@ -44,9 +45,6 @@ def read_splits(
         ConfigError: The configuration of the artefact is not valid.
         DataError: The data set is unknown or cannot be read.
     """
-    from condense_core.config import CondenseConfig
-    from condense_core.runs.experiment import load_splits
-
     data = like.get("data")
     data = data if isinstance(data, dict) else {}
     config = CondenseConfig.from_dict(
@@ -103,6 +101,4 @@ def write_json(target: str | None, content: Any) -> None:
     if target == "-":
         print(text)
         return
-    from condense_core.runlog import atomic_write_text
-
     atomic_write_text(target, text + "\n")

@@ -1,7 +1,7 @@
 """The ``condense`` command.
 
 Exit codes: 0 done; 2 bad usage or bad input, with one line on stderr; 1 anything else.
-What the subcommands do is in `condense_core.cli.commands`.
+What the subcommands do is in the other files of this folder.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from condense_core.cli import commands
+from condense_core.cli import artefacts, condensing, judging
 from condense_core.compute.allocator import keep_freed_memory
 from condense_core.errors import CondenseError
 
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         help="as many updates as let the whole run fit; short for --set time_budget=S",
     )
     run.add_argument("--dry-run", action="store_true", help="check and show, then stop")
-    run.set_defaults(run=commands.run)
+    run.set_defaults(run=condensing.run)
 
     evaluate = subcommands.add_parser("evaluate", help="train networks on a set, test")
     evaluate.add_argument(
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--json", metavar="FILE", help="write the report; - for stdout"
     )
-    evaluate.set_defaults(run=commands.evaluate_set)
+    evaluate.set_defaults(run=judging.evaluate_set)
 
     teacher = subcommands.add_parser(
         "teacher",
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="file, for --set teacher.path=FILE"
     )
     teacher.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    teacher.set_defaults(run=commands.teacher)
+    teacher.set_defaults(run=condensing.teacher)
 
     audit = subcommands.add_parser(
         "audit",
@@ -141,12 +141,12 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--seed", type=int, default=0)
     audit.add_argument("--device", default="auto")
     audit.add_argument("--json", metavar="FILE", help="write the report; - for stdout")
-    audit.set_defaults(run=commands.audit_artefact)
+    audit.set_defaults(run=judging.audit_artefact)
 
     inspect = subcommands.add_parser("inspect", help="say what an artefact holds")
     inspect.add_argument("artefact", type=Path)
     inspect.add_argument("--json", metavar="FILE", help="write as JSON; - for stdout")
-    inspect.set_defaults(run=commands.inspect)
+    inspect.set_defaults(run=artefacts.inspect)
 
     export = subcommands.add_parser("export", help="write the images of an artefact")
     export.add_argument("artefact", type=Path)
@@ -154,13 +154,13 @@ def _parser() -> argparse.ArgumentParser:
         "--format", required=True, choices=("png", "npz", "pt", "imagefolder")
     )
     export.add_argument("--out", type=Path, required=True)
-    export.set_defaults(run=commands.export_images)
+    export.set_defaults(run=artefacts.export_images)
 
     report = subcommands.add_parser(
         "report", help="write report.html of a finished run"
     )
     report.add_argument("run_dir", type=Path)
-    report.set_defaults(run=commands.report)
+    report.set_defaults(run=artefacts.report)
     return parser
 
 

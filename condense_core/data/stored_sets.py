@@ -34,6 +34,12 @@ class StoredSet:
             return self.data.images()
         return to_unit(self.data.images), self.data.labels
 
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides the images."""
+        if isinstance(self.data, CondensedDataset):
+            return self.data.digest
+        return self.data.fingerprint()
+
 
 def is_stored_set(what: str) -> bool:
     """Whether a command-line word names a file or folder, not a reference."""

@@ -261,6 +261,19 @@ def test_an_evaluation_that_would_not_end_is_left_for_later(
     assert "not now" in capsys.readouterr().out
 
 
+def test_an_evaluation_that_was_stopped_counts_all_its_seconds(tmp_path, monkeypatch):
+    only = ["--only", "digits_ipc1_random_convnet_paper-300"]
+    with monkeypatch.context() as context:
+        context.setattr(queue, "_run", lambda *_: 3000.0)
+        run(monkeypatch, tmp_path, *only)
+    assert not list(tmp_path.rglob("*.json"))
+    in_process(monkeypatch)
+    run(monkeypatch, tmp_path, *only)
+    (path,) = tmp_path.rglob("*.json")
+    assert json.loads(path.read_text())["seconds_evaluating"] > 3000.0
+    assert not list(tmp_path.rglob("*.part*"))
+
+
 def test_a_failing_cell_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     only = ["--only", "*_ipc1_random_*", "--data-root", str(tmp_path)]
     in_process(monkeypatch)

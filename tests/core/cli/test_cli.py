@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from condense_core import diversity, references
 from condense_core.artefact import CondensedDataset
 from condense_core.cli import main
+from condense_core.cli.repeats import Repeats
 from condense_core.config import CondenseConfig
 from condense_core.runs import experiment
 
@@ -441,6 +444,47 @@ def test_references_are_evaluated(done, options, what):
     assert f"{what} on npz: {report['accuracy_mean']:.2f}" in err
     again = json.loads(done("evaluate", what, *options, "--ipc", 2, "--json", "-").out)
     assert again["accuracies"] == report["accuracies"]
+
+
+@pytest.mark.parametrize("what", ["artefact", "random"])
+def test_a_stopped_evaluation_goes_on(done, options, artefact, monkeypatch, what):
+    line = ["evaluate", artefact if what == "artefact" else what, *options]
+    line += ["--network", "convnet,mlp"]
+    expected = json.loads(done(*line, "--json", "-").out)
+    tested = []
+
+    def accuracy(*arguments):
+        if len(tested) == stop:
+            raise KeyboardInterrupt
+        tested.append(arguments)
+        return real(*arguments)
+
+    module = sys.modules["condense_core.evaluate"]
+    real, stop = module.accuracy, 3  # in the midst of the second network
+    monkeypatch.setattr(module, "accuracy", accuracy)
+    line += ["--json", "report.json"]
+    assert main([str(word) for word in line]) == 1
+    assert [path.name for path in Path().glob("report.json*")] == [
+        "report.json.partial"
+    ]
+    tested.clear()
+    done(*line)
+    assert len(tested) == 1
+    found = json.loads(Path("report.json").read_text())
+    assert [report["accuracies"] for report in found] == [
+        report["accuracies"] for report in expected
+    ]
+    assert not Path("report.json.partial").exists()
+
+
+@pytest.mark.parametrize("changed", [["--seed", 1], ["--width", 5], ["--no-flip"]])
+def test_another_evaluation_begins_anew(done, options, artefact, monkeypatch, changed):
+    line = ["evaluate", artefact, *options, "--json", "report.json"]
+    with monkeypatch.context() as context:
+        context.setattr(Repeats, "close", lambda self: None)
+        done(*line)
+    assert Path("report.json.partial").exists()
+    assert done(*line, *changed).err.count("repeat ") == 2
 
 
 def test_an_artefact_and_its_exports_are_equals(done, options, artefact):

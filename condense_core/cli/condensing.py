@@ -1,0 +1,142 @@
+"""``condense run`` and ``condense teacher``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from condense_core.cli.files import check_folder
+from condense_core.compute.devices import resolve_device
+from condense_core.compute.distributed import check_ranks, process_group
+from condense_core.config import CondenseConfig
+from condense_core.data import ImageData
+from condense_core.errors import ConfigError
+from condense_core.networks import NETWORKS
+from condense_core.references import REFERENCES
+from condense_core.report.page import results_table
+from condense_core.runs.experiment import (
+    check_experiment,
+    load_splits,
+    run_experiment,
+)
+from condense_core.runs.pace import schedule
+from condense_core.runs.run import memory_advice
+from condense_core.teacher import train_teacher_file
+from condense_core.training import accuracy, resolve_recipe
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """``condense run``."""
+    name, config = _config(arguments.config)
+    config = config.with_overrides(arguments.overrides)
+    if arguments.time_budget is not None:
+        config = config.with_overrides([f"time_budget={arguments.time_budget}"])
+    _check_evaluation(config)
+    resolve_device(arguments.device)
+    train, test, note = load_splits(
+        config,
+        data_root=arguments.data_root,
+        download=arguments.download,
+        cache=arguments.cache,
+        skip_corrupt=arguments.skip_corrupt,
+    )
+    check_experiment(train, config)
+    out = arguments.out or Path("runs") / name
+    expected = None
+
+    def announce() -> None:
+        print(_summary(train, test, config, out), file=sys.stderr)
+        if expected is not None:
+            print(f"expected: {expected}", file=sys.stderr)
+        if note is not None:
+            print(note, file=sys.stderr)
+
+    with process_group(arguments.device) as (ranks, device):
+        check_ranks(config, train.num_classes, ranks)
+        place = resolve_device(device)
+        if ranks.first and (config.time_budget is not None or not arguments.dry_run):
+            with memory_advice():
+                config, expected = schedule(train, test, config, out=out, device=place)
+        # The other processes do what the first found time for.
+        config = CondenseConfig.from_dict(ranks.from_first(config.to_dict, place))
+        if arguments.dry_run:
+            if ranks.first:
+                announce()
+                print(config.to_yaml(), end="")
+            return
+        report = run_experiment(
+            train,
+            test,
+            config,
+            out=out,
+            device=device,
+            on_start=announce,
+            expected=expected,
+            ranks=ranks,
+        )
+    if not ranks.first:
+        return
+    print(
+        f"{report['dataset']}, recipe {report['recipe']}, {report['network']} of width "
+        f"{report['width']}:"
+    )
+    print(results_table(report))
+    print(f"report: {out / 'report.html'}")
+
+
+def teacher(arguments: argparse.Namespace) -> None:
+    """``condense teacher``."""
+    _, config = _config(arguments.config)
+    config = config.with_overrides(arguments.overrides)
+    device = resolve_device(arguments.device)
+    check_folder("--out", arguments.out)
+    train, test, note = load_splits(
+        config,
+        data_root=arguments.data_root,
+        download=arguments.download,
+        cache=arguments.cache,
+        skip_corrupt=arguments.skip_corrupt,
+    )
+    if note is not None:
+        print(note, file=sys.stderr)
+    teacher = train_teacher_file(arguments.out, train, config, device=device)
+    held = test.to(device)
+    score = accuracy(teacher, held.images, held.labels, train.statistics())
+    print(
+        f"{arguments.out}: {score:.2f} % of {len(test)} test images of {train.name} "
+        f"after {config.teacher.steps} steps; use it with --set "
+        f"teacher.path={arguments.out}"
+    )
+
+
+def _config(name: str) -> tuple[str, CondenseConfig]:
+    if name.endswith((".yaml", ".yml")):
+        return Path(name).stem, CondenseConfig.from_yaml(name)
+    return name, CondenseConfig.preset(name)
+
+
+def _check_evaluation(config: CondenseConfig) -> None:
+    """Refuse a wrong recipe, reference or network before hours of work, not after."""
+    resolve_recipe(config.evaluate.recipe)
+    for name in config.evaluate.baselines:
+        if name not in REFERENCES:
+            raise ConfigError(
+                f"evaluate.baselines has {name!r}: choose from {', '.join(REFERENCES)}"
+            )
+    if config.evaluate.network not in NETWORKS:
+        raise ConfigError(
+            f"evaluate.network is {config.evaluate.network!r}: choose from "
+            f"{', '.join(NETWORKS)}"
+        )
+
+
+def _summary(
+    train: ImageData, test: ImageData, config: CondenseConfig, out: Path
+) -> str:
+    channels, height, width = train.image_shape
+    count = config.format.images_per_class
+    return (
+        f"{train.name}: {len(train)} training and {len(test)} test images of "
+        f"{height}x{width} px, {channels} channel{'s' if channels > 1 else ''}, "
+        f"{train.num_classes} classes -> {count} image{'s' if count > 1 else ''} a "
+        f"class ({config.format.kind}), {config.loop.total} updates, in {out}"
+    )
