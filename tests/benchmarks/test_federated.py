@@ -12,6 +12,7 @@ pytest.importorskip("flwr")
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import federated
+import one_client
 from federated_lib.images import choose_herded, choose_random, condensed_of
 from federated_lib.local_training import run_at_equal_bytes, train_locally
 from federated_lib.report import plot, read_lines, table
@@ -19,6 +20,7 @@ from federated_lib.rows import ROWS
 from federated_lib.setting import Cell, Setting, load_federation
 
 from condense_core.networks import build_network
+from flower_strategy.settings import ServerSettings
 
 QUICK = (
     "pretrain.steps=1 loop.restarts=1 loop.network_updates=1 loop.generator_updates=1"
@@ -184,3 +186,37 @@ def test_a_strong_proximal_term_keeps_a_client_near(federation):
         return sum(float((p.detach() - b).square().sum()) for p, b in pairs)
 
     assert moved(10.0) < 0.5 * moved(0.0)
+
+
+def test_one_client_is_measured_row_by_row(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(one_client, "HELD_OUT", 100)
+    monkeypatch.setattr(
+        one_client,
+        "ServerSettings",
+        lambda **settings: ServerSettings(
+            train_steps=2, synthetic_images=200, **settings
+        ),
+    )
+    line = [
+        "one_client.py",
+        "digits",
+        "--rows",
+        "images,gaussians-8",
+        "--networks",
+        "2",
+    ]
+    line += ["--overrides", QUICK, "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", line)
+    one_client.main()
+    printed = capsys.readouterr().out
+    images, ours = (
+        json.loads((tmp_path / f"digits_{row}_seed0.json").read_text())
+        for row in ("images", "gaussians-8")
+    )
+    assert images["client_images"] + images["held_out_images"] == 1437
+    assert images["bytes"] == images["client_images"] * 64
+    assert ours["overrides"].startswith("format.code_components=8 pretrain.steps=1")
+    assert len(ours["accuracies"]) == 2
+    assert ours["bytes"] > 10_000
+    one_client.main()  # made already: only shown
+    assert capsys.readouterr().out == printed
