@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from condense_core.cli import main
+from condense_core.cli import condensing, main
 from condense_core.compute import distributed
 from condense_core.compute.distributed import (
     ALONE,
@@ -291,7 +291,7 @@ def test_the_command_refuses_before_it_writes(
     def four(device):
         yield Ranks(1, 4), device
 
-    monkeypatch.setattr(distributed, "process_group", four)
+    monkeypatch.setattr(condensing, "process_group", four)
     path, out = tmp_path / "tiny.yaml", tmp_path / "run"
     path.write_text(tiny_config.to_yaml())
     line = f"run {path} --data-root {npz_root} --out {out} --device cpu"
