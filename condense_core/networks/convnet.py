@@ -14,6 +14,7 @@ from condense_core.networks.base import (
     require_two_pixels,
 )
 from condense_core.networks.norm import InstanceNorm
+from condense_core.networks.pool import AveragePool
 
 DEFAULT_WIDTH = 128
 
@@ -84,7 +85,7 @@ class ConvNet(FeatureNetwork):
                     ),
                     InstanceNorm(width),
                     nn.ReLU(inplace=True),
-                    nn.AvgPool2d(2),
+                    AveragePool(),
                 )
             )
         height, columns = (side >> depth for side in padded_size(image_shape))

@@ -6,6 +6,7 @@ from condense_core.errors import ConfigError
 from condense_core.networks import NETWORKS, build_network
 from condense_core.networks.convnet import default_depth
 from condense_core.networks.norm import InstanceNorm
+from condense_core.networks.pool import AveragePool
 
 
 def build(name="convnet", *, image_shape=(1, 8, 8), num_classes=3, seed=0, **sizes):
@@ -37,7 +38,7 @@ def test_published_size_on_cifar10(name, count):
 def test_convnet_has_the_layers_of_the_literature():
     network = build(image_shape=(3, 32, 32), num_classes=10)
     layers = [layer for block in network.blocks for layer in block]
-    kinds = [nn.Conv2d, InstanceNorm, nn.ReLU, nn.AvgPool2d] * 3
+    kinds = [nn.Conv2d, InstanceNorm, nn.ReLU, AveragePool] * 3
     assert [type(layer) for layer in layers] == kinds
     for norm in layers[1::4]:
         assert (norm.num_groups, norm.num_channels, norm.affine) == (128, 128, True)
