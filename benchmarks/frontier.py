@@ -29,6 +29,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--data-root", type=Path)
+    parser.add_argument(
+        "--npz", action="store_true", help="it is train.npz and test.npz in DATA_ROOT"
+    )
+    parser.add_argument("--note", default="", help="on the images, for the table")
     parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--sizes", default="", help="images a class, or channels")
     parser.add_argument("--ipc", type=int, default=10, help="of the generator")
@@ -55,9 +59,9 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     try:
         device = resolve_device(arguments.device)
-        root = arguments.data_root
+        name = "npz" if arguments.npz else arguments.dataset
         train, test = (
-            load_source(arguments.dataset, split=split, data_root=root)
+            load_source(name, split=split, data_root=arguments.data_root)
             for split in ("train", "test")
         )
     except CondenseError as error:
@@ -86,7 +90,8 @@ def main() -> None:
         started = time.perf_counter()
         run = arguments.out / "runs" / cell.name
         points = ROWS[cell.row].run(Job(cell, setting, train, test, device, run))
-        save(path, cell, setting, points, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        save(path, cell, setting, points, seconds, arguments.note)
         for point in points:
             mean = sum(point.accuracies) / len(point.accuracies)
             print(

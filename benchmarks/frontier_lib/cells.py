@@ -76,13 +76,19 @@ def is_done(path: Path, setting: Setting) -> bool:
 
 
 def save(
-    path: Path, cell: Cell, setting: Setting, points: list[Point], seconds: float
+    path: Path,
+    cell: Cell,
+    setting: Setting,
+    points: list[Point],
+    seconds: float,
+    note: str = "",
 ) -> None:
     """Write a file that is whole or not there."""
     content = {
         **asdict(cell),
         "setting": asdict(setting),
         "points": [asdict(point) for point in points],
+        "note": note,
         "seconds": seconds,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),

@@ -35,10 +35,11 @@ class Mark:
 
 @dataclass(frozen=True)
 class Frontier:
-    """All marks, and the setting of each data set."""
+    """All marks, and the setting of each data set and what to note on its images."""
 
     marks: list[Mark]
     settings: dict[str, dict[str, Any]]
+    notes: dict[str, str]
 
 
 def read(folder: Path) -> Frontier:
@@ -49,11 +50,13 @@ def read(folder: Path) -> Frontier:
     """
     found: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
     settings: dict[str, dict[str, Any]] = {}
+    notes: dict[str, str] = {}
     for path in sorted(folder.glob("*.json")):
         run = json.loads(path.read_text())
         first = settings.setdefault(run["dataset"], run["setting"])
         if run["setting"] != first:
             raise SystemExit(f"{path}: {run['setting']}, but others have {first}")
+        notes[run["dataset"]] = run.get("note", "")
         for point in run["points"]:
             found[run["dataset"], point["curve"], run["size"]].append(point)
     if not found:
@@ -70,7 +73,7 @@ def read(folder: Path) -> Frontier:
         for key, points in found.items()
     ]
     marks.sort(key=lambda m: (m.dataset, order.index(m.curve), m.bytes))
-    return Frontier(marks, settings)
+    return Frontier(marks, settings, notes)
 
 
 def table(frontier: Frontier) -> str:
@@ -84,7 +87,13 @@ def table(frontier: Frontier) -> str:
         "generator is packed, with all that is needed to draw its images again.",
     ]
     for dataset, setting in frontier.settings.items():
-        lines += ["", f"## {dataset}", "", _conditions(setting), ""]
+        lines += [
+            "",
+            f"## {dataset}",
+            "",
+            _conditions(setting, frontier.notes[dataset]),
+            "",
+        ]
         lines += ["| stored | size | bytes | images | accuracy | networks |"]
         lines += ["|---|---:|---:|---:|---:|---:|"]
         for m in (m for m in frontier.marks if m.dataset == dataset):
@@ -95,7 +104,7 @@ def table(frontier: Frontier) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _conditions(setting: dict[str, Any]) -> str:
+def _conditions(setting: dict[str, Any], note: str) -> str:
     cap = setting["max_steps"]
     capped = "" if cap is None else f", at most {cap} steps"
     text = (
@@ -105,7 +114,7 @@ def _conditions(setting: dict[str, Any]) -> str:
     )
     if setting["overrides"]:
         text += " Changed: " + ", ".join(f"`{o}`" for o in setting["overrides"]) + "."
-    return text
+    return f"{text} {note}".rstrip()
 
 
 def plot(frontier: Frontier, path: Path) -> None:

@@ -2,10 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+import torch
 
 from condense_core.artefact import CondensedDataset
 from condense_core.audit import NO_PROOF, audit
@@ -13,7 +15,8 @@ from condense_core.cli.files import check_target, read_splits, write_json
 from condense_core.cli.repeats import Repeats
 from condense_core.compute.devices import resolve_device
 from condense_core.config.presets import flips
-from condense_core.data.stored_sets import is_stored_set, load_stored_set
+from condense_core.data import ImageData
+from condense_core.data.stored_sets import StoredSet, is_stored_set, load_stored_set
 from condense_core.diversity import measure_diversity, summary
 from condense_core.errors import ConfigError
 from condense_core.evaluate import EvaluationReport, evaluate, library_versions
@@ -21,13 +24,82 @@ from condense_core.references import REFERENCES, evaluate_reference
 from condense_core.training import resolve_recipe
 
 
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What is judged, against which real images, on what terms.
+
+    Attributes:
+        what: A file, a folder, or the name of a reference.
+        stored: What the file or folder holds; None for a reference, which chooses
+            among ``train``.
+        train: Real training images.
+        test: Real test images.
+        device: Where networks are trained.
+        settings: What every network has in common, for `evaluate` or
+            `evaluate_reference`.
+    """
+
+    what: str
+    stored: StoredSet | None
+    train: ImageData
+    test: ImageData
+    device: torch.device
+    settings: dict[str, Any]
+
+    def question(self) -> dict[str, Any]:
+        """All that an accuracy depends on but the kind of network, see `Repeats`."""
+        images = self.train if self.stored is None else self.stored
+        return self.settings | {
+            "what": self.what if self.stored is None else "",
+            "images": [images.fingerprint(), self.test.fingerprint()],
+            "device": str(self.device),
+            "versions": library_versions(),
+        }
+
+    def judge(self, **options: Any) -> EvaluationReport:
+        """Train networks, with what `evaluate` takes beyond the settings."""
+        options |= self.settings | {"device": self.device}
+        if self.stored is not None:
+            return evaluate(self.stored.data, self.test, **options)
+        return evaluate_reference(self.what, self.train, self.test, **options)
+
+
 def evaluate_set(arguments: argparse.Namespace) -> None:
     """``condense evaluate``; with ``--json FILE`` one that is stopped goes on."""
     check_target(arguments.json)
-    recipe = resolve_recipe(arguments.recipe)
-    device = resolve_device(arguments.device)
+    out = sys.stderr if arguments.json == "-" else sys.stdout
+    case = _read_case(arguments)
+    measured = _diversity(case, arguments, out)
+    kept = Repeats(None, {})
+    if arguments.json not in (None, "-"):
+        kept = Repeats(Path(arguments.json), case.question())
+
+    reports = []
+    for network in arguments.network.split(","):
+        report = case.judge(
+            network=network,
+            repeats=arguments.repeats,
+            ensemble=arguments.ensemble,
+            on_repeat=partial(_keep, kept, network, arguments.repeats),
+            completed=kept.of(network),
+        )
+        reports.append(report.to_dict() | measured)
+        print(
+            f"{case.what} on {case.test.name}: {report.accuracy_mean:.2f} ± "
+            f"{report.accuracy_std:.2f} % ({report.repeats} x {network} of width "
+            f"{report.width}, {report.recipe}, {report.images} images, "
+            f"{report.bytes:,} bytes)",
+            file=out,
+        )
+    write_json(arguments.json, reports[0] if len(reports) == 1 else reports)
+    kept.close()
+
+
+def _read_case(arguments: argparse.Namespace) -> _Case:
+    """Check the words of ``condense evaluate`` and read what they name."""
+    recipe, device = resolve_recipe(arguments.recipe), resolve_device(arguments.device)
     what = arguments.what
-    stored = _is_stored(what, arguments)
+    is_stored = _is_stored(what, arguments)
     like = {}
     if what.endswith(".safetensors") and Path(what).exists():
         like = load_stored_set(Path(what), ()).config
@@ -44,32 +116,16 @@ def evaluate_set(arguments: argparse.Namespace) -> None:
     )
     if note is not None:
         print(note, file=sys.stderr)
-    chosen = load_stored_set(Path(what), test.classes) if stored else None
+    stored = load_stored_set(Path(what), test.classes) if is_stored else None
     settings: dict[str, Any] = {
         "recipe": recipe,
         "width": arguments.width,
         "seed": arguments.seed,
         "flip": flips(arguments.dataset) if arguments.flip is None else arguments.flip,
-        "statistics": (chosen and chosen.statistics) or train.statistics(),
+        "statistics": (stored and stored.statistics) or train.statistics(),
     }
-    out = sys.stderr if arguments.json == "-" else sys.stdout
-    measured = {}
-    if chosen is not None and arguments.diversity is not None:
-        measured["diversity"] = measure_diversity(
-            *chosen.tensors(),
-            train,
-            statistics=settings["statistics"],
-            extractor=arguments.diversity,
-            flip=settings["flip"],
-            seed=arguments.seed,
-            device=device,
-        )
-        print(summary(measured["diversity"]), file=out)
-
-    judge: Callable[..., EvaluationReport]
-    if chosen is not None:
+    if stored is not None:
         settings["max_steps"] = arguments.max_steps
-        judge = partial(evaluate, chosen.data, test)
     else:
         settings |= {
             "images_per_class": arguments.ipc,
@@ -77,47 +133,33 @@ def evaluate_set(arguments: argparse.Namespace) -> None:
             "selection_width": arguments.selection_width,
             "selection_steps": arguments.selection_steps,
         }
-        judge = partial(evaluate_reference, what, train, test)
-    kept = Repeats(None, {})
-    if arguments.json not in (None, "-"):
-        images = (train if chosen is None else chosen).fingerprint()
-        question = settings | {
-            "what": what if chosen is None else "",
-            "images": [images, test.fingerprint()],
-            "device": str(device),
-            "versions": library_versions(),
-        }
-        kept = Repeats(Path(arguments.json), question)
+    return _Case(what, stored, train, test, device, settings)
 
-    def judged(network: str) -> EvaluationReport:
-        def on_repeat(repeat: int, accuracy: float) -> None:
-            kept.add(network, accuracy)
-            count = f"repeat {repeat + 1}/{arguments.repeats}"
-            print(f"{count}: {accuracy:.2f} %", file=sys.stderr)
 
-        return judge(
-            network=network,
-            repeats=arguments.repeats,
-            ensemble=arguments.ensemble,
-            device=device,
-            on_repeat=on_repeat,
-            completed=kept.of(network),
-            **settings,
-        )
+def _diversity(
+    case: _Case, arguments: argparse.Namespace, out: TextIO
+) -> dict[str, Any]:
+    """Print what ``--diversity`` asks for; its entry of the report."""
+    if case.stored is None or arguments.diversity is None:
+        return {}
+    found = measure_diversity(
+        *case.stored.tensors(),
+        case.train,
+        statistics=case.settings["statistics"],
+        extractor=arguments.diversity,
+        flip=case.settings["flip"],
+        seed=arguments.seed,
+        device=case.device,
+    )
+    print(summary(found), file=out)
+    return {"diversity": found}
 
-    reports = []
-    for network in arguments.network.split(","):
-        report = judged(network)
-        reports.append(report.to_dict() | measured)
-        print(
-            f"{what} on {test.name}: {report.accuracy_mean:.2f} ± "
-            f"{report.accuracy_std:.2f} % ({report.repeats} x {network} of width "
-            f"{report.width}, {report.recipe}, {report.images} images, "
-            f"{report.bytes:,} bytes)",
-            file=out,
-        )
-    write_json(arguments.json, reports[0] if len(reports) == 1 else reports)
-    kept.close()
+
+def _keep(
+    kept: Repeats, network: str, repeats: int, repeat: int, accuracy: float
+) -> None:
+    kept.add(network, accuracy)
+    print(f"repeat {repeat + 1}/{repeats}: {accuracy:.2f} %", file=sys.stderr)
 
 
 def _is_stored(what: str, arguments: argparse.Namespace) -> bool:

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -94,6 +95,20 @@ def test_what_is_there_is_not_made_again(results, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in results.glob("*.json")} == before
     with pytest.raises(SystemExit, match="choose another --out"):
         run(monkeypatch, results, "--rows", "random", "--sizes", "1", "--ipc", "3")
+
+
+def test_images_from_arrays_with_a_note(tmp_path, monkeypatch):
+    labels = np.arange(20) % 10
+    images = np.full((20, 8, 8, 1), 255 * (labels % 2)[:, None, None, None])
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for split in ("train", "test"):
+        np.savez(data / f"{split}.npz", images=images.astype(np.uint8), labels=labels)
+    words = ("--npz", "--data-root", str(data), "--note", "Black or white.")
+    run(monkeypatch, out, *words, "--rows", "random", "--sizes", "2")
+    (png,) = (p for p in read(out).marks if p.curve == "random-png")
+    assert png.images == 20
+    assert "Black or white." in table(read(out))
 
 
 def test_report(results, tmp_path):
