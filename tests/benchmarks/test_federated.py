@@ -15,6 +15,7 @@ import federated
 import one_client
 from federated_lib.images import choose_herded, choose_random, condensed_of
 from federated_lib.local_training import run_at_equal_bytes, train_locally
+from federated_lib.one_client_report import one_client_table
 from federated_lib.report import plot, read_lines, table
 from federated_lib.rows import ROWS
 from federated_lib.setting import Cell, Setting, load_federation
@@ -220,3 +221,9 @@ def test_one_client_is_measured_row_by_row(monkeypatch, tmp_path, capsys):
     assert ours["bytes"] > 10_000
     one_client.main()  # made already: only shown
     assert capsys.readouterr().out == printed
+    text = one_client_table(tmp_path)
+    assert "### digits, one client" in text
+    assert f"| {images['bytes']:,} | – | 2 |" in text
+    assert f"`{ours['overrides']}`" in text
+    with pytest.raises(SystemExit, match="no results"):
+        one_client_table(tmp_path / "elsewhere")
