@@ -344,7 +344,7 @@ def _replay_refined() -> Settings:
 def _federated() -> Settings:
     """As `_replay`, for images that shall train a ConvNet from scratch.
 
-    Denser codes are what its fresh images lacked most (docs/federated.md).
+    Denser codes are what its fresh images lacked most (docs/federated-choices.md).
     """
     return merge(_replay(), {"format": {"code_components": 256}})
 
