@@ -73,7 +73,7 @@ def read(folder: Path) -> Frontier:
         for key, points in found.items()
     ]
     marks.sort(key=lambda m: (m.dataset, order.index(m.curve), m.bytes))
-    return Frontier(marks, settings, notes)
+    return Frontier(marks, dict(sorted(settings.items())), notes)
 
 
 def table(frontier: Frontier) -> str:
