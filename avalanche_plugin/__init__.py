@@ -7,7 +7,8 @@ nothing of Avalanche, can serve other frameworks without it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from avalanche_plugin.memory import GeneratorMemory, ReplayMemory
+from avalanche_plugin.memory import GeneratorMemory
+from avalanche_plugin.protocol import ReplayMemory
 from condense_core.artefact.budget import BudgetError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ Shape legend: N images, Y classes of one generator, C H W image.
 
 import time
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,43 +41,6 @@ Replay = Literal["fresh", "fixed"]
 STATE_VERSION = 1
 SAMPLES = 512  # generated at once
 IMAGES_AGAIN = 6000  # of each class, when a generator is condensed again
-
-
-class ReplayMemory(Protocol):
-    """What a replay plugin needs of a memory."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes stored."""
-
-    @property
-    def classes(self) -> tuple[Key, ...]:
-        """(label, task) of every class seen so far."""
-
-    @property
-    def missed_energy(self) -> float:
-        """Mean square of what its images miss of real ones, in model-input units."""
-
-    def observe(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        tasks: Tensor,
-        *,
-        expected: int | None = None,
-    ) -> str:
-        """Take in an experience; returns one line that says what was done."""
-
-    def sample(
-        self, count: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, labels and tasks, balanced over the classes seen so far."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything to go on from, as tensors and plain values."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
 
 
 class GeneratorMemory:

@@ -24,7 +24,8 @@ from avalanche_plugin.experiences import (
     read_experience,
     warn_of_other_replay,
 )
-from avalanche_plugin.memory import GeneratorMemory, Policy, Replay, ReplayMemory
+from avalanche_plugin.memory import GeneratorMemory, Policy, Replay
+from avalanche_plugin.protocol import ReplayMemory
 from condense_core import CondenseConfig
 from condense_core.errors import ConfigError
 from condense_core.seeding import make_generator
