@@ -3,7 +3,7 @@
     python benchmarks/performance_report.py docs/results/speed --out docs/performance.md
 
 The folder holds files of ``--json`` of `engine.py`, `students.py`, `allocator.py`,
-`augment.py`, `loader.py` and `ensemble.py`, under any names.
+`pool.py`, `augment.py`, `loader.py` and `ensemble.py`, under any names.
 """
 
 import argparse
@@ -122,6 +122,18 @@ TABLES: list[tuple[str, str, dict[str, Callable[[Result], str]]]] = [
             "peak memory, GB, default and kept": lambda r: " and ".join(
                 f"{r['peak_memory_bytes'][way] / 1e9:.2f}"
                 for way in ("default", "kept")
+            ),
+            "machine": _machine,
+        },
+    ),
+    (
+        "Average pooling in a training step of the ConvNet",
+        "ratio_avg_pool_over_ours",
+        {
+            "batch": lambda r: str(r["options"]["batch"]),
+            "times the step with PyTorch's": lambda r: ", ".join(
+                f"{name}: {ratio:.2f}"
+                for name, ratio in r["ratio_avg_pool_over_ours"].items()
             ),
             "machine": _machine,
         },

@@ -65,6 +65,12 @@ def test_augmentation(run):
     assert result["ratio_list_over_batched"] > 0
 
 
+def test_pooling(run):
+    result = run("pool", "--widths 4 8 --batch 2")
+    assert set(result["ratio_avg_pool_over_ours"]) == {"width 4", "width 8"}
+    assert min(result["ratio_avg_pool_over_ours"].values()) > 0
+
+
 def test_loading(run):
     result = run("loader", "--images 50 --shape 1 8 8 --batch 20")
     assert result["ratio_loader_over_batch"] > 0
