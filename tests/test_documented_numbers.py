@@ -14,7 +14,7 @@ ACCURACY = re.compile(r"(\d+\.\d+) ± (\d+\.\d+)")
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 ROUNDING = 0.06  # a page has one digit, of what a document may quote with two
 # Measured before results were kept in files.
-UNFILED = {(97.72, 0.14)}
+UNFILED = {(97.05, 0.14)}
 
 
 def accuracies(text: str) -> set[tuple[float, float]]:
