@@ -36,7 +36,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/paper"))
     parser.add_argument(
-        "--time-budget", type=float, default=600.0, help="seconds, if not 600"
+        "--time-budget", type=float, default=600.0, help="seconds (default: 600)"
     )
     parser.add_argument("--data-root", type=Path, help="of data sets by name")
     parser.add_argument(
