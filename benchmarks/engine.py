@@ -3,17 +3,22 @@
 Times the first outer iterations (M updates of codebook and generator, then one of phi)
 of a preset on its real data, as many as lie between two lines of the log, which cost a
 gradient of every term. They are interleaved with the plain reference of `plain.py`,
-which must make the same images after the first of them, but for rounding. The floor is
-the time that the FLOPs of a step take at the rate of a large matrix product, measured
-in the same run in the same precision.
+which must make the same images after the first of them, but for rounding. On a CPU the
+reference is timed a second time, in a process of its own whose memory is left to the C
+library, as a program has it that is not told otherwise. The floor is the time that the
+FLOPs of a step take at the rate of a large matrix product, measured in the same run in
+the same precision.
 
     python benchmarks/engine.py mnist-ipc10-paper --data-root DATA \
         --set loop.reuse_association=true
 """
 
 import copy
+import json
 import math
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -66,8 +71,13 @@ def main() -> None:
     options.add_argument(
         "--profile", action="store_true", help="name the kernels that take longest"
     )
+    options.add_argument(
+        "--only-plain",
+        action="store_true",
+        help="seconds a step of the reference, memory left to the C library",
+    )
     arguments = options.parse_args()
-    device = start(arguments)
+    device = start(arguments, keep_memory=not arguments.only_plain)
 
     config = CondenseConfig.preset(arguments.preset)
     config = config.with_overrides([*arguments.overrides, *MIDST_OF_A_RUN])
@@ -119,6 +129,20 @@ def main() -> None:
         with torch.no_grad(), compute_scope(config.compute, device):
             return synthesiser.train()(*everything)
 
+    full = "tf32" if device.type == "cuda" else "fp32"
+    again = config.with_overrides(
+        ["loop.reuse_association=false", f"compute.precision={full}"]
+    )
+    if arguments.only_plain:
+        state = prepared(PlainState, again)
+        seconds = interleaved(
+            {"plain": partial(outer_iterations, state)},
+            rounds=arguments.rounds,
+            device=device,
+        )
+        print(json.dumps(seconds["plain"] / updates))
+        return
+
     uncaptured = config.with_overrides(["compute.compile=none"])  # to be counted once
     with FlopCounterMode(display=False) as counter:
         outer_iterations(prepared(LoopState, uncaptured))
@@ -131,10 +155,6 @@ def main() -> None:
     )
     states = {"ours": prepared(LoopState, config)}
     if not arguments.without_plain:
-        full = "tf32" if device.type == "cuda" else "fp32"
-        again = config.with_overrides(
-            ["loop.reuse_association=false", f"compute.precision={full}"]
-        )
         states["plain"] = prepared(PlainState, again)
     began, ended = images_of(copy.deepcopy(synthesiser)), {}
     for name, state in states.items():
@@ -156,13 +176,17 @@ def main() -> None:
             "ratio_plain_over_ours": seconds["plain"] / seconds["ours"],
             "mean_image_difference_to_plain": _distance(ended["ours"], ended["plain"]),
         }
+        if device.type == "cpu":
+            alone = _plain_alone()
+            plain["plain_alone_seconds_per_step"] = alone
+            plain["ratio_plain_alone_over_ours"] = alone / step
     rate = matrix_rate(device, resolve_precision(config.compute.precision, device))
     finish(
         arguments,
         device,
         {
             "reference": "plain.py: features of the association at every step, class "
-            "by class, augmented sample by sample",
+            "by class, augmented sample by sample, PyTorch's pooling",
             "seconds_per_step": step,
             "steps_per_second": 1 / step,
             "synthetic_images_per_second": classes * codes / step,
@@ -177,6 +201,13 @@ def main() -> None:
             else None,
         },
     )
+
+
+def _plain_alone() -> float:
+    """Seconds a step of this command's reference in a process of its own."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--only-plain"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return float(json.loads(done.stdout))
 
 
 def _distance(images: torch.Tensor, others: torch.Tensor) -> float:

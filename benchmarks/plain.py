@@ -1,9 +1,10 @@
 """The plain reference of `engine.py`: the same step as peers' code computes it.
 
-Three habits of plain implementations, and nothing else, tell it from the library:
+Four habits of plain implementations, and nothing else, tell it from the library:
 features of the association are computed again at every step although phi has not
-changed, every class passes through phi on its own, and every sample is augmented on its
-own. The draws are the library's, so that the result is too.
+changed, every class passes through phi on its own, every sample is augmented on its
+own, and phi has PyTorch's pooling. The draws are the library's, so that the result is
+too.
 """
 
 import math
@@ -22,6 +23,7 @@ from condense_core.augment import (
 )
 from condense_core.compute.parts import Part
 from condense_core.loop_state import LoopState
+from condense_core.networks.pool import AveragePool
 from condense_core.seeding import make_generator
 
 
@@ -98,6 +100,10 @@ class PlainState(LoopState):
 
     def initialise_network(self, restart: int) -> nn.Module:
         network = super().initialise_network(restart)
+        for block in list(network.modules()):
+            for name, layer in block.named_children():
+                if isinstance(layer, AveragePool):
+                    setattr(block, name, nn.AvgPool2d(2))
         network.layer_features = _class_by_class(
             network.layer_features, self.synthesiser.spec.num_classes
         )

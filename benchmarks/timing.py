@@ -30,9 +30,10 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-def start(arguments: argparse.Namespace) -> torch.device:
-    """The device, with the threads that were asked for."""
-    keep_freed_memory()
+def start(arguments: argparse.Namespace, *, keep_memory: bool = True) -> torch.device:
+    """The device, with the threads that were asked for; memory as programs keep it."""
+    if keep_memory:
+        keep_freed_memory()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     return resolve_device(arguments.device)
@@ -81,7 +82,8 @@ def finish(
         "platform": platform.platform(),
         "torch": torch.__version__,
     }
-    left_out = ("json", "threads", "data_root")  # said elsewhere, or the user's own
+    # Said elsewhere, or the user's own.
+    left_out = ("json", "threads", "data_root", "only_plain")
     options = {k: v for k, v in vars(arguments).items() if k not in left_out}
     content = {"options": options, **result, "machine": machine}
     text = json.dumps(content, indent=2, default=str)

@@ -36,6 +36,7 @@ def run(monkeypatch, capsys, tmp_path):
 def test_the_plain_step_ends_with_the_same_images(run, preset):
     result = run("engine", f"{preset} {QUICK}")
     assert result["ratio_plain_over_ours"] > 0
+    assert result["ratio_plain_alone_over_ours"] > 0
     assert result["flops_per_step"] > 0
     assert result["share_of_floor"] > 0
     changed = result["mean_image_change"]
