@@ -89,9 +89,9 @@ class CondensedBuffer(ExemplarsBuffer):
             self.memory.observe(
                 images, labels, task_ids, expected=expected_experiences(experience)
             )
-        # The samples of memory and stream are collated together: same number of
-        # elements, same types.
-        _, label, *tasks = experience.dataset[0]
+            # The samples of memory and stream are collated together: same number of
+            # elements, same types.
+            _, label, *tasks = experience.dataset.eval()[0]
         self._with_tasks = bool(tasks)
         self._labels_are_tensors = isinstance(label, Tensor)
         self._buffer = self._draw()

@@ -94,6 +94,18 @@ def image_shape(dataset: Any) -> tuple[int, int, int]:
     return shape
 
 
+def count_classes(dataset: Any) -> int:
+    """Number of labels, of the samples themselves where a data set has no list of them.
+
+    Raises:
+        DataError: As `read_experience`.
+    """
+    targets = getattr(dataset, "targets", None)
+    if targets is None:
+        return len(read_experience(dataset)[1].unique())
+    return len(set(targets.uniques))
+
+
 def read_experience(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
     """All samples under the evaluation transforms: images, labels, tasks.
 
@@ -138,7 +150,9 @@ def read_experience(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
 def isolated_randomness() -> Iterator[None]:
     """Restore every global random state (torch, numpy, random) on the way out."""
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng():
+    # Only devices that were used have a state to keep, and asking would start them.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:

@@ -146,7 +146,17 @@ class GeneratorMemory:
         """
         # Their labels are not known yet: longer ones than most streams have.
         keys = tuple((1000 + label, 10) for label in range(classes))
-        self._fitted(image_shape, keys, self._share_for(len(self.slots) + 1, expected))
+        share = self._share_for(len(self.slots) + 1, expected)
+        self._fitted(image_shape, keys, share)
+        if self.policy == "experience":
+            for slot in self.slots:
+                if slot.nbytes > share:  # it will be condensed again
+                    self._fitted(image_shape, slot.keys, share)
+
+    def to(self, device: str | torch.device) -> None:
+        """Condense and make images there from now on."""
+        if str(device) != str(self.device):
+            self.device, self._decoded = device, []
 
     def observe(
         self,

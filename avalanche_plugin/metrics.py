@@ -6,14 +6,18 @@ from avalanche.evaluation.metric_definitions import GenericPluginMetric, Metric
 
 
 class ReplayBytes(Metric[float]):
-    """Bytes that the plugins of a strategy store for replay: the sum of `nbytes`."""
+    """Bytes that a strategy and its plugins store for replay: the sum of `nbytes`.
+
+    Of each its own ``nbytes``, else that of its ``storage_policy``: `CondensedBuffer`
+    has them, Avalanche's buffers of exemplars do not.
+    """
 
     def __init__(self) -> None:
         self._total = 0.0
 
-    def update(self, plugins: list[Any]) -> None:
-        """Add up what every plugin that tells its ``nbytes`` stores."""
-        self._total = float(sum(getattr(p, "nbytes", 0) for p in plugins))
+    def update(self, strategy: Any) -> None:
+        """Add up what the strategy and every plugin that tell it store."""
+        self._total = float(sum(map(_stored, [strategy, *strategy.plugins])))
 
     def result(self) -> float:
         """The sum at the last update."""
@@ -22,6 +26,12 @@ class ReplayBytes(Metric[float]):
     def reset(self) -> None:
         """Back to zero."""
         self._total = 0.0
+
+
+def _stored(holder: Any) -> int:
+    policy = getattr(holder, "storage_policy", None)
+    nbytes: int = getattr(holder, "nbytes", getattr(policy, "nbytes", 0))
+    return nbytes
 
 
 class _ReplayBytesPlugin(GenericPluginMetric[float, ReplayBytes]):
@@ -35,12 +45,12 @@ class _ReplayBytesPlugin(GenericPluginMetric[float, ReplayBytes]):
 
     def after_training_exp(self, strategy: Any) -> Any:
         """After the replay plugins, which come before the evaluator."""
-        self._metric.update(strategy.plugins)
+        self._metric.update(strategy)
         return super().after_training_exp(strategy)
 
     def before_eval(self, strategy: Any) -> Any:
         """The memory does not change during an evaluation."""
-        self._metric.update(strategy.plugins)
+        self._metric.update(strategy)
         return super().before_eval(strategy)
 
 

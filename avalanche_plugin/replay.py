@@ -18,6 +18,7 @@ from torch import Tensor
 from avalanche_plugin.detail import lend_detail, matching_sigma
 from avalanche_plugin.experiences import (
     Boundaries,
+    count_classes,
     expected_experiences,
     image_shape,
     isolated_randomness,
@@ -27,7 +28,7 @@ from avalanche_plugin.experiences import (
 from avalanche_plugin.memory import GeneratorMemory, Policy, Replay
 from avalanche_plugin.protocol import ReplayMemory
 from condense_core import CondenseConfig
-from condense_core.errors import ConfigError
+from condense_core.errors import ArtefactError, ConfigError
 from condense_core.seeding import make_generator
 
 _LOG = logging.getLogger("avalanche_plugin")
@@ -74,16 +75,17 @@ class GenerativeReplayPlugin(
     :param seed: of every draw.
 
     Raises ``ConfigError`` for a size that is not a positive whole number; and, before
-    the first experience is trained on, ``BudgetError`` for a budget below the smallest
-    generator of such images and ``DataError`` for samples that are no labelled images.
+    an experience is trained on, ``BudgetError`` for a budget in which the smallest
+    generators of it and of those before do not fit and ``DataError`` for samples that
+    are no labelled images.
     """
 
     def __init__(
         self,
         mem_size: int = 200,
+        *,
         batch_size_mem: int | None = None,
         mem_bytes: int | None = None,
-        *,
         preset: str | CondenseConfig = "replay",
         policy: Policy = "experience",
         replay: Replay = "fresh",
@@ -139,19 +141,25 @@ class GenerativeReplayPlugin(
             warn_of_other_replay(strategy.plugins, self)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Set the budget with the first experience, and refuse one that is too small.
+        """Set the budget with the first experience, and refuse what will not fit.
 
         Now and not when the experience has been trained on.
         """
         self._sigma = None
-        if self._given or self.memory.classes:
+        memory = self.memory
+        if not isinstance(memory, GeneratorMemory):
             return
         experience = self._boundaries.origin(strategy.experience)
         with isolated_randomness():
             shape = image_shape(experience.dataset)
-        budget = self.mem_bytes or self.mem_size * math.prod(shape)
-        memory = self._build_memory(budget, self.device or strategy.device)
-        classes = len(set(experience.dataset.targets.uniques))
+            classes = count_classes(experience.dataset)
+        if not self._given:
+            device = self.device or strategy.device
+            if memory.classes:
+                memory.to(device)  # it may come from `load_state_dict`
+            else:
+                budget = self.mem_bytes or self.mem_size * math.prod(shape)
+                memory = self._build_memory(budget, device)
         memory.require(shape, classes, expected=self._expected(experience))
         self.memory = memory
 
@@ -198,6 +206,10 @@ class GenerativeReplayPlugin(
 
         Raises ``ArtefactError`` for a damaged state or one of another version.
         """
+        if missing := {"memory", "iterations"} - state.keys():
+            raise ArtefactError(
+                f"the plugin's state has no {sorted(missing)[0]!r}: load another state"
+            )
         self.memory.load_state_dict(state["memory"])
         self._iterations = state["iterations"]
 

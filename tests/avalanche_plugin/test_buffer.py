@@ -11,6 +11,7 @@ from condense_core.errors import ConfigError
 from tests.avalanche_plugin.streams import (
     STREAMS,
     Recorder,
+    image_stream,
     mlp,
     nc_stream,
     silent,
@@ -58,6 +59,20 @@ def test_other_strategies_take_it(kind, pairs, instant):
     for experience in nc_stream(pairs)[:3]:
         run.train(experience)
     assert buffer.memory.observed == 3
+
+
+def test_no_training_transform_runs_and_no_global_state_moves(
+    digits, instant, untouched_global_rng
+):
+    def forbidden(*_):
+        raise AssertionError("a training transform ran")
+
+    buffer = CondensedBuffer(200, samples=20, preset=instant)
+    experience = image_stream(digits)[0]
+    transforms = (forbidden, None)
+    experience.dataset = experience.dataset.replace_current_transform_group(transforms)
+    buffer.post_adapt(None, experience)
+    assert len(buffer.buffer) == 20
 
 
 def test_an_online_stream_is_condensed_once_per_boundary(pairs, instant):

@@ -1,8 +1,8 @@
 from avalanche.benchmarks import nc_benchmark
 from avalanche.logging import TextLogger
-from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 
-from avalanche_plugin import replay_memory_metrics
+from avalanche_plugin import CondensedBuffer, replay_memory_metrics
 from tests.avalanche_plugin.streams import ORDER, replay, strategy
 
 
@@ -33,6 +33,18 @@ def test_a_strategy_without_replay_has_zero(pairs):
     benchmark = nc_benchmark(*pairs, n_experiences=5, task_labels=False)
     trained = run.train(benchmark.train_stream[0])
     assert [v for k, v in trained.items() if k.startswith("ReplayBytes")] == [0.0]
+
+
+def test_bytes_of_a_storage_policy_are_counted(pairs, instant):
+    buffer = CondensedBuffer(200, samples=20, preset=instant)
+    evaluator = EvaluationPlugin(replay_memory_metrics(), loggers=[])
+    plugin = ReplayPlugin(mem_size=200, storage_policy=buffer)
+    run = strategy([plugin], evaluator=evaluator)
+    benchmark = nc_benchmark(*pairs, n_experiences=5, task_labels=False)
+    run.train(benchmark.train_stream[0])
+    result = run.eval(benchmark.test_stream[:1])
+    (total,) = [v for k, v in result.items() if k.startswith("ReplayBytes_Stream")]
+    assert total == buffer.nbytes > 0
 
 
 def test_either_can_be_left_out():

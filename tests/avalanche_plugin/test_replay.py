@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from avalanche.benchmarks import nc_benchmark, split_online_stream
+from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.checkpointing import maybe_load_checkpoint, save_checkpoint
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import TextLogger
@@ -23,7 +24,8 @@ from avalanche_plugin import (
     CondensedReplayPlugin,
     GenerativeReplayPlugin,
 )
-from condense_core.errors import ConfigError, DataError
+from avalanche_plugin.experiences import count_classes
+from condense_core.errors import ArtefactError, ConfigError, DataError
 from tests.avalanche_plugin.streams import (
     MEM_BYTES,
     STREAMS,
@@ -320,6 +322,66 @@ def test_state_dict_goes_on(pairs, instant, tmp_path):
     run.train(nc_stream(pairs)[2])
     assert len(other.classes) == 6
     assert other.memory.budget == MEM_BYTES
+
+
+def test_an_incomplete_state_is_refused_and_does_no_harm(pairs, instant):
+    plugin = replay(instant)
+    strategy([plugin]).train(nc_stream(pairs)[0])
+    for key in ("memory", "iterations"):
+        state = plugin.state_dict()
+        del state[key]
+        with pytest.raises(ArtefactError, match=key):
+            GenerativeReplayPlugin(preset=instant).load_state_dict(state)
+
+
+def test_a_loaded_memory_moves_to_the_device_of_the_strategy(pairs, instant):
+    plugin = replay(instant)
+    strategy([plugin]).train(nc_stream(pairs)[0])
+    other = GenerativeReplayPlugin(preset=instant, device="meta")
+    other.load_state_dict(plugin.state_dict())
+    run = strategy([other])
+    run.experience = nc_stream(pairs)[1]
+    other.before_training_exp(run)
+    assert other.memory.device == "meta"
+    assert other.memory.classes == plugin.memory.classes
+
+
+def test_a_stream_that_turns_out_too_long_stops_before_its_training(pairs, instant):
+    plugin = GenerativeReplayPlugin(
+        mem_bytes=10_000, preset=instant, expected_experiences=1
+    )
+    recorder = Recorder()
+    run = strategy([plugin, recorder])
+
+    def train():
+        for experience in nc_stream(pairs):
+            recorder.batches.clear()
+            run.train(experience)
+
+    with pytest.raises(BudgetError, match="give the memory at least"):
+        train()
+    assert plugin.classes  # of the experiences that fitted
+    assert not recorder.batches
+
+
+def test_a_data_set_without_a_list_of_targets_is_counted(pairs):
+    class Bare(torch.utils.data.Dataset):
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            return torch.rand(1, 8, 8), index % 3
+
+    data = AvalancheDataset([Bare()])
+    assert not hasattr(data, "targets")
+    assert count_classes(data) == 3
+    assert count_classes(nc_stream(pairs)[0].dataset) == 2
+
+
+def test_sizes_after_the_first_have_to_be_named():
+    # In ReplayPlugin the second is the batch size, in ours there is none.
+    with pytest.raises(TypeError, match="positional"):
+        GenerativeReplayPlugin(200, 64, 32)
 
 
 def test_the_bound_holds_after_every_experience(pairs, instant):
