@@ -10,6 +10,7 @@ import torch
 from condense_core import CondensedDataset, ImageData, PixelStatistics
 from condense_core.compute.devices import resolve_device
 from condense_core.data import to_bytes
+from condense_core.generator import default_blocks
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.seeding import derive_seed, make_generator, seeded_initialisation
 from condense_core.synthesiser import (
@@ -22,7 +23,8 @@ from flower_strategy.payload import Contribution
 from flower_strategy.settings import ModelSettings, ServerSettings
 
 TRAIN_BATCH = 128
-SAMPLES = 512  # generated at once
+SAMPLES = 512  # generated at once, if memory allows
+ACTIVATIONS = 2**26  # numbers of one layer of a generator, of all images at once
 Shares = dict[tuple[int, int], int]  # (contribution, global class) -> images
 
 
@@ -37,8 +39,9 @@ def shares_of(
     """How many images to draw of which class from whom, by their true counts.
 
     Within a class every client counts as many as its real images, but no more than
-    ``max_share`` where others have the class too: claiming a great many images does not
-    take a class over. A class of n images gets a share in the ratio of
+    ``max_share`` of the class where others have it too, or the same as these where so
+    few have it that this cannot be: claiming a great many images does not take a class
+    over. A class of n images gets a share in the ratio of
     n^(1 - ``class_balance``).
 
     Args:
@@ -90,7 +93,7 @@ def synthesise(
         draw = make_generator(seed, "synthesise", contribution.client)
         stored = contribution.condensed
         condensed = CondensedDataset(stored.tensors, stored.metadata, device=device)
-        for part in torch.tensor(wanted).split(SAMPLES):
+        for part in torch.tensor(wanted).split(images_at_once(stored.spec)):
             drawn, local_labels = condensed.sample(
                 len(part), classes=part.tolist(), fresh=True, generator=draw
             )
@@ -102,6 +105,19 @@ def synthesise(
         classes=classes,
         name="federation",
     )
+
+
+def images_at_once(spec: SynthesiserSpec) -> int:
+    """How many images a generator makes at a time, in bounded memory.
+
+    A client chooses its generator's channels, and a layer has them at the full size of
+    an image.
+    """
+    height, width = spec.image_shape[1:]
+    blocks = default_blocks(height, width)
+    step = 1 << blocks  # sides are made in whole steps, then cut
+    pixels = (-(-height // step) * step) * (-(-width // step) * step)
+    return max(1, min(SAMPLES, ACTIVATIONS // (spec.channels * pixels)))
 
 
 def initial_model(
@@ -211,11 +227,25 @@ def merge(
 
 
 def _capped(counts: dict[int, float], max_share: float) -> dict[int, float]:
-    """Counts of one class, each at most ``max_share`` of it as the others stand."""
+    """Counts of one class, each at most ``max_share`` of what they come to together.
+
+    With k clients at the cap c and the others' counts adding up to R, c is
+    ``max_share`` of k c + R. So few clients that no counts can be so small a share
+    each have the same.
+    """
     if len(counts) == 1 or max_share >= 1.0:
         return counts
-    total, odds = sum(counts.values()), max_share / (1.0 - max_share)
-    return {i: min(count, odds * (total - count)) for i, count in counts.items()}
+    descending = sorted(counts.values(), reverse=True)
+    cap = descending[-1]
+    for capped, largest in enumerate(descending):
+        room = 1.0 - capped * max_share
+        if room <= 0.0:
+            break
+        limit = max_share * sum(descending[capped:]) / room
+        if largest <= limit:
+            cap = limit
+            break
+    return {i: min(count, cap) for i, count in counts.items()}
 
 
 def _apportion(counts: dict[int, int], total: int) -> dict[int, int]:

@@ -29,7 +29,6 @@ from torch import Tensor
 from condense_core import (
     CondensedDataset,
     CondenseError,
-    ConfigError,
     DataError,
     PixelStatistics,
 )
@@ -41,15 +40,19 @@ from condense_core.training import accuracy
 from flower_strategy.condensing import condense_locally, condense_with_privacy
 from flower_strategy.local_data import LocalData, load_local
 from flower_strategy.payload import (
+    ARRAYS,
     CONFIG,
     GENERATOR,
     GLOBAL,
+    METRICS,
+    SPEC,
     Contribution,
     encode,
 )
 from flower_strategy.settings import ClientSettings, DataSettings, ModelSettings
 
 CLIENT_FAILED = 101  # error code of a client that could not condense
+RELEASE = "release-"  # before the names of records that a private client has sent
 
 app = ClientApp()
 Handler = Callable[[Message, Context], Message]
@@ -83,18 +86,19 @@ def condense(message: Message, context: Context) -> Message:
     started = time.monotonic()
     settings = ClientSettings.read(context.run_config)
     model = ModelSettings.read(context.run_config)
+    if RELEASE + SPEC in context.state:
+        return Message(_released(context), reply_to=message)
     local = _local(context)
     if settings.dp_epsilon > 0:
-        if message.content.config_records[CONFIG]["server-round"] != 1:
-            raise ConfigError(
-                "the privacy budget is for one release, made in the first round: what "
-                "was sent then stays in use"
-            )
         contribution = condense_with_privacy(local.client, local.train, settings, model)
     else:
         contribution = _condense_openly(message, context, local, settings, model)
     seconds = time.monotonic() - started
-    return Message(encode(replace(contribution, seconds=seconds)), reply_to=message)
+    content = encode(replace(contribution, seconds=seconds))
+    if settings.dp_epsilon > 0:
+        for name, record in content.items():
+            context.state[RELEASE + name] = record
+    return Message(content, reply_to=message)
 
 
 @app.evaluate()
@@ -155,6 +159,16 @@ def _condense_openly(
     )
     context.state[GENERATOR] = ArrayRecord({"packed": Array(packed)})
     return contribution
+
+
+def _released(context: Context) -> RecordDict:
+    """What the private mode sent before: its budget is for one release a run.
+
+    Whatever a server asks for, new noise would be a second look at the same images.
+    """
+    return RecordDict(
+        {name: context.state[RELEASE + name] for name in (ARRAYS, SPEC, METRICS)}
+    )
 
 
 def _local(context: Context) -> LocalData:

@@ -5,6 +5,7 @@ Shape legend: Y global classes, y classes the client keeps.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -124,6 +125,7 @@ def condense_with_privacy(
             len(statistics.kept),
             settings.upload_bytes,
             class_counts=[0] * len(statistics.kept),  # there are no codes to cluster
+            private=True,
         )
     condensed, report = condense_privately(
         statistics, config.format, seed=config.seed, device=model.device
@@ -186,13 +188,14 @@ def _fitted(
     budget: int,
     *,
     class_counts: Sequence[int],
+    private: bool = False,
 ) -> CondenseConfig:
     return fit(
         config,
         image_shape=image_shape,
         num_classes=num_classes,
         budget=budget,
-        size_of=payload_size,
+        size_of=partial(payload_size, private=private),
         class_counts=class_counts,
     )
 

@@ -68,6 +68,8 @@ def wait_for_nodes(
 def exchange(grid: Grid, messages: Iterable[Message], seconds: float) -> Replies:
     """Send messages and collect the answers until all are there or the time is up."""
     sent = list(messages)
+    for message in sent:
+        message.metadata.ttl = seconds  # an answer after the deadline is of no use
     nodes = [message.metadata.dst_node_id for message in sent]
     replies = Replies()
     waiting: dict[str, int] = {}
@@ -102,16 +104,17 @@ def _push(grid: Grid, messages: Sequence[Message]) -> Sequence[str | None]:
 
 
 def _pull(grid: Grid, waiting: dict[str, int], replies: Replies) -> list[Message]:
-    """The answers that are there; one that cannot be read does not hide the others."""
-    try:
-        return list(grid.pull_messages(list(waiting)))
-    except Exception as error:
-        log(WARNING, "reading the replies failed (%r): reading one by one", error)
+    """The answers that are there.
+
+    One by one: a SuperLink forgets what it has handed out, so that of answers read
+    together one that cannot be decoded would take the others along.
+    """
     found: list[Message] = []
     for identifier, node in list(waiting.items()):
         try:
             found += grid.pull_messages([identifier])
         except Exception as error:
+            log(WARNING, "the reply of node %d cannot be read: %r", node, error)
             replies.failed[node] = f"unreadable reply: {type(error).__name__}"
             waiting.pop(identifier)
     return found

@@ -6,6 +6,7 @@ client's own (a site).
 """
 
 import hashlib
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,8 +92,9 @@ def _simulated(node_config: Mapping[str, Any], settings: DataSettings) -> LocalD
 def _site(node_config: Mapping[str, Any], settings: DataSettings) -> LocalData:
     classes = settings.class_names or _class_names_of(settings)
     folder = Path(str(node_config["data-path"])).expanduser()
-    # The path itself may say more than a site wants to tell.
-    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    # Path and host themselves may say more than a site wants to tell.
+    place = f"{platform.node()}:{folder.resolve()}"
+    digest = hashlib.sha256(place.encode()).hexdigest()[:12]
     client = str(node_config.get("client-name", f"site-{digest}"))
     if not CLIENT_NAME.fullmatch(client):
         raise ConfigError(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from condense_core import ArtefactError, CondensedDataset
 from condense_core.artefact.checks import FORMAT_VERSION, content_digest, read_spec
 from condense_core.artefact.precision import encoded_layout
+from condense_core.generator import default_blocks
 from condense_core.synthesiser import SynthesiserSpec
 from flower_strategy.npy import HEADER_BYTES, PayloadError, read_array, write_array
 
@@ -28,6 +29,7 @@ GLOBAL, CONFIG, GENERATOR = "arrays", "config", "generator"  # records that go d
 MAX_SPEC_BYTES = 100_000
 MAX_SECONDS = 1e9
 LARGEST_WEIGHT = 1e4  # trained ones stay below 1e2
+PRIVACY_BYTES = 512  # of the report of the private mode, at most
 CHECKED_IMAGES = 4  # of each class, made once to see that the generator works
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -163,10 +165,17 @@ def content_bytes(content: RecordDict) -> int:
     )
 
 
-def payload_size(spec: SynthesiserSpec, precision: str) -> int:
+def payload_size(
+    spec: SynthesiserSpec, precision: str, *, private: bool = False
+) -> int:
     """Bytes of a contribution of given sizes, before anything is trained.
 
-    An upper bound; exact up to the digits of counts and normalisation.
+    An upper bound; exact up to the name and the digits of counts and normalisation.
+
+    Args:
+        spec: Sizes of the generator.
+        precision: fp32, fp16 or int8.
+        private: Whether it carries the report of the differentially private mode.
     """
     layout = encoded_layout(spec, precision)
     arrays = sum(
@@ -174,7 +183,8 @@ def payload_size(spec: SynthesiserSpec, precision: str) -> int:
         for shape, dtype in layout.values()
     )
     text = len(json.dumps(spec.to_dict()))
-    return arrays + text + 32 * spec.num_classes + 512
+    report = PRIVACY_BYTES if private else 0
+    return arrays + text + 32 * spec.num_classes + 512 + report
 
 
 def _read_json(content: RecordDict) -> dict[str, Any]:
@@ -234,6 +244,14 @@ def _read_condensed(
     if sizes.kind != "generator" or sizes.image_shape != limits.image_shape:
         raise PayloadError(
             f"a {sizes.kind} of {sizes.image_shape} images, expected a generator of "
+            f"{limits.image_shape}"
+        )
+    # Upsampling costs no bytes: every block beyond makes the images four times as
+    # large, to be thrown away.
+    most = default_blocks(*sizes.image_shape[1:])
+    if sizes.blocks is not None and sizes.blocks > most:
+        raise PayloadError(
+            f"a generator of {sizes.blocks} blocks, {most} are enough for images of "
             f"{limits.image_shape}"
         )
     # Bytes of the layout first: nothing of a claimed size is built before they agree.

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from condense_core import CondensedDataset, evaluate
+from condense_core.synthesiser import SynthesiserSpec
 from flower_strategy.aggregation import (
+    images_at_once,
     initial_model,
     merge,
     shares_of,
@@ -59,6 +61,49 @@ def test_a_client_cannot_take_a_class_over(contribute):
     # Nor can it take the training set over: its class has twice its honest weight.
     other = sum(n for (_, label), n in shares.items() if label == 1)
     assert sum(of_class.values()) == pytest.approx(2 * other, abs=3)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        (10**7, 10**7, *[600] * 8),
+        (1000, 900, 10, 10, 10, 10),
+        (7, 5, 3, 2),
+        (100, 100, 100, 100),
+    ],
+)
+def test_no_client_has_more_than_the_largest_share(contribute, counts):
+    clients = [contribute(str(i), (0,), (count,)) for i, count in enumerate(counts)]
+    shares = shares_of(clients, 1_000_000, max_share=0.3)
+    assert max(shares.values()) <= 300_010
+    # Who is below it keeps the ratio to the others below it.
+    below = [i for i in range(len(counts)) if shares[i, 0] < 299_000]
+    for i in below:
+        ratio = shares[i, 0] / shares[below[0], 0]
+        assert ratio == pytest.approx(counts[i] / counts[below[0]], rel=1e-3)
+
+
+def test_too_few_clients_for_the_largest_share_have_the_same(contribute):
+    clients = [contribute("a", (0,), (10**6,)), contribute("b", (0,), (50,))]
+    assert shares_of(clients, 100, max_share=0.3) == {(0, 0): 50, (1, 0): 50}
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 30, 33), (3, 64, 64)])
+def test_a_wide_generator_makes_fewer_images_at_a_time(shape):
+    def at_once(channels):
+        spec = SynthesiserSpec(
+            kind="generator",
+            image_shape=shape,
+            num_classes=2,
+            images_per_class=1,
+            channels=channels,
+        )
+        return images_at_once(spec)
+
+    assert at_once(16) == 512
+    assert 1 <= at_once(4096) < 512
+    assert at_once(4096) * 4096 * shape[1] * shape[2] <= 2**26
+    assert at_once(2**40) == 1
 
 
 def test_a_class_that_one_client_has_is_not_capped(contribute):

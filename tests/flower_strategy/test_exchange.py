@@ -38,6 +38,12 @@ def test_answers_are_kept_by_node():
     assert not replies.missing
 
 
+def test_messages_live_as_long_as_answers_are_waited_for():
+    grid = Scripted(lambda m: Message(content(str(m.metadata.ttl)), reply_to=m))
+    replies = ask(grid, seconds=7200.0)
+    assert replies.content[100].content["config"]["text"] == "7200.0"
+
+
 def test_an_error_belongs_to_the_node_that_was_asked():
     def superlink_answers(message):
         reply = Message(Error(5, "node is\nunavailable"), reply_to=message)
@@ -69,10 +75,13 @@ def test_who_does_not_answer_in_time_is_missing():
 
 def test_a_reply_that_cannot_be_read_does_not_hide_the_others():
     class Corrupt(Scripted):
+        """Forgets what it hands out, as a SuperLink does, also if it is not read."""
+
         def pull_messages(self, message_ids):
+            found = list(super().pull_messages(message_ids))
             if "message-2" in message_ids:
                 raise ValueError("cannot inflate")
-            return super().pull_messages(message_ids)
+            return found
 
     replies = ask(Corrupt(lambda m: Message(content("here"), reply_to=m)))
     assert sorted(replies.content) == [100, 102]

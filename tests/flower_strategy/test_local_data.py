@@ -91,3 +91,12 @@ def test_bad_sites_are_told_what_to_do(site, node, settings, error, reason):
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(DataError):
         load_local({"data-path": str(tmp_path / "typo")}, SITES)
+
+
+def test_the_same_path_on_two_hosts_gives_two_names(site, monkeypatch):
+    names = set()
+    for host in ("north", "north", "south"):
+        monkeypatch.setattr("platform.node", lambda host=host: host)
+        names.add(load_local({"data-path": str(site)}, SITES).client)
+    assert len(names) == 2
+    assert not any("north" in name or str(site) in name for name in names)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -49,6 +50,20 @@ def test_size_is_known_before_training(contribute, precision, blocks):
     size = content_bytes(encode(sent))
     predicted = payload_size(sent.condensed.spec, precision)
     assert size <= predicted <= size + 700
+
+
+def test_size_of_a_private_contribution_is_known_too(contribute):
+    report = {
+        "mechanism": "gaussian",
+        "epsilon": 0.1234567890123456,
+        "delta": 1e-5,
+        "sigma": 12.34567890123456,
+        "clip": 0.2,
+        "noised_counts": "x" * 80,
+    }
+    sent = replace(contribute("c" * 64, (0,)), privacy=report)
+    size = content_bytes(encode(sent))
+    assert size <= payload_size(sent.condensed.spec, "fp16", private=True)
 
 
 def test_bytes_count_arrays_texts_and_numbers():
@@ -191,3 +206,9 @@ def test_constant_images_are_refused(contribute, limits):
             arrays[name] = Array(np.zeros_like(arrays[name].numpy()))
     with pytest.raises(PayloadError, match="no images"):
         decode(content, limits)
+
+
+def test_blocks_that_only_cost_memory_are_refused(contribute, limits):
+    # A few numbers, and maps of 64 times the pixels of an image.
+    with pytest.raises(PayloadError, match="4 blocks, 1 are enough"):
+        decode(encode(contribute(blocks=4)), limits)

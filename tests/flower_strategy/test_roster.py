@@ -55,8 +55,24 @@ def test_clients_of_an_earlier_run_are_greeted_once():
     assert roster.greet(100) is None
 
 
+def test_a_node_has_one_name(contribute, limits):
+    roster = Roster()
+    roster.collect({7: reply(encode(contribute("a")))}, limits)
+    accepted, refused = roster.collect({7: reply(encode(contribute("b")))}, limits)
+    assert not accepted
+    assert refused == {"node 7": "this node has used another client name"}
+    accepted, _ = roster.collect({9: reply(encode(contribute("b")))}, limits)
+    assert list(accepted) == ["b"]
+
+
+def test_a_name_that_two_nodes_give_is_neither_ones(contribute, limits):
+    roster, grid = Roster(), Named("a", "b", "a")
+    roster.ask_names(grid, list(grid.get_node_ids()), {"a", "b"}, seconds=1.0)
+    assert [roster.greet(node) for node in (100, 101, 102)] == [None, "b", None]
+
+
 def test_a_client_that_comes_back_keeps_its_name(contribute, limits):
-    roster, grid = Roster(), Named("a", "a")
+    roster, grid = Roster(), Named("a", "b")
     roster.ask_names(grid, list(grid.get_node_ids()), {"a"}, seconds=1.0)
     assert roster.greet(101) is None
     _, refused = roster.collect({101: reply(encode(contribute("a")))}, limits)
