@@ -12,10 +12,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from condense_core.config.strict import at_least
 from condense_core.data import ImageData, PixelStatistics
 from condense_core.errors import ConfigError, DataError
-from condense_core.observation import Observation, count_forgetting, observe_training
+from condense_core.observation import (
+    EPOCHS,
+    Observation,
+    count_forgetting,
+    observe_training,
+    selection_recipe,
+)
 from condense_core.seeding import make_generator
+from condense_core.training import planned_steps
 
 __all__ = [
     "CORESETS",
@@ -188,7 +196,7 @@ def select(
     seed: int,
     network: str = "convnet",
     network_width: int | None = None,
-    epochs: int = 20,
+    epochs: int = EPOCHS,
     max_steps: int | None = None,
     statistics: PixelStatistics | None = None,
     device: str | torch.device = "auto",
@@ -211,15 +219,12 @@ def select(
         The selected images in class order, under the name of the data.
 
     Raises:
-        ConfigError: If the name is unknown or a number is out of range.
+        ConfigError: If the name is unknown, a number is out of range, or the steps are
+            too few, see `check_selection`.
         DataError: If a class has fewer than ``images_per_class`` images.
         RunError: If the device is absent.
     """
-    if name not in CORESETS:
-        raise ConfigError(
-            f"unknown coreset '{name}': choose one of {', '.join(CORESETS)}"
-        )
-    _require_enough(data, images_per_class)  # before minutes of training, not after
+    check_selection(name, data, images_per_class, epochs=epochs, max_steps=max_steps)
     indices = CORESETS[name](
         data,
         images_per_class,
@@ -236,6 +241,38 @@ def select(
         ),
     )
     return data.subset(indices)
+
+
+def check_selection(
+    name: str,
+    data: ImageData,
+    images_per_class: int,
+    *,
+    epochs: int = EPOCHS,
+    max_steps: int | None = None,
+) -> None:
+    """Refuse before minutes of training what `select` cannot choose after them.
+
+    Raises:
+        ConfigError: The name is unknown, a number is out of range, or ``forgetting``
+            would see fewer than two whole epochs: nothing can be forgotten in one.
+        DataError: A class has fewer than ``images_per_class`` images.
+    """
+    if name not in CORESETS:
+        raise ConfigError(
+            f"unknown coreset '{name}': choose one of {', '.join(CORESETS)}"
+        )
+    _require_enough(data, images_per_class)
+    at_least("selection epochs", epochs, 1)
+    at_least("selection steps", max_steps, 1)
+    steps = planned_steps(len(data), selection_recipe(epochs), max_steps)
+    two_epochs = planned_steps(len(data), selection_recipe(2))
+    if name == "forgetting" and steps < two_epochs:
+        raise ConfigError(
+            f"forgetting is counted from one epoch to the next, and {steps} steps are "
+            f"not two epochs of {len(data)} images: give {two_epochs} or more "
+            "(--selection-steps; in a run teacher.steps)"
+        )
 
 
 def _by_class(

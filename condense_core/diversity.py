@@ -83,10 +83,13 @@ def measure_diversity(
         from the real distribution; ``neighbours``, ``real_per_class``, ``extractor``.
 
     Raises:
-        DataError: A class has no image in the set, or fewer than seven real ones.
+        DataError: A class has no image in the set, or fewer than seven real ones, or
+            there is only one.
     """
     where = resolve_device(device)
     real = real.to(where)
+    if real.num_classes < 2:
+        raise DataError("one class has no margin to another: diversity needs two")
     held_apart = torch.bincount(labels.cpu(), minlength=real.num_classes)
     if int(held_apart.min()) == 0:
         name = real.classes[int(held_apart.argmin())]

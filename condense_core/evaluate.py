@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
 
 from condense_core.compute.devices import resolve_device
 from condense_core.data import ImageData, PixelStatistics, as_image_data
@@ -52,7 +53,7 @@ class CondensedLike(Protocol):
         """Images (N, C, H, W) in [0, 1] and labels (N,)."""
 
 
-Source = ImageData | CondensedLike | tuple[Tensor, Tensor]
+Source = ImageData | CondensedLike | tuple[Tensor, Tensor] | Dataset[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +135,9 @@ def evaluate(
     nondeterministic kernels on a GPU.
 
     Args:
-        train: A condensed data set, an `ImageData`, or a pair of images (N, C, H, W)
+        train: A condensed data set, an `ImageData`, a pair of images (N, C, H, W)
             (uint8, or float in [0, 1], then rounded to 8 bits; not normalised) and
-            labels (N,) 0..Y-1.
+            labels (N,) 0..Y-1, or a map-style Dataset, read as by `as_image_data`.
         test: The same; usually the real test data.
         recipe: A key of `RECIPES`, or a `Recipe`.
         network: A key of `condense_core.networks.NETWORKS`.
@@ -175,14 +176,7 @@ def evaluate(
     train_data, test_data = _fitting_data(train, test)
     statistics = statistics or _statistics_of(train, train_data)
     num_classes, image_shape = train_data.num_classes, train_data.image_shape
-    # Built before any training: refuses wrong settings, and knows its default width.
-    built_width = build_network(
-        network,
-        image_shape=image_shape,
-        num_classes=num_classes,
-        width=width,
-        seed=seed,
-    ).width
+    built_width = require_network(network, width, train_data)
     counts = train_data.counts.tolist()
     size = int(getattr(train, "nbytes", train_data.images.nbytes))
 
@@ -244,6 +238,23 @@ def evaluate(
     )
 
 
+def require_network(network: str, width: int | None, data: ImageData) -> int:
+    """Width of a network for these images, which is built once and thrown away.
+
+    Before any training: what cannot be built is refused then.
+
+    Raises:
+        ConfigError: The network is unknown or does not fit the images.
+    """
+    return build_network(
+        network,
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        width=width,
+        seed=0,
+    ).width
+
+
 def library_versions() -> dict[str, str]:
     """Versions that numbers may depend on, for reports."""
     try:
@@ -265,6 +276,7 @@ def _fitting_data(train: Source, test: Source) -> tuple[ImageData, ImageData]:
     """
     # A bare pair has no class names: it takes the other set's, or else numbers up to
     # the highest label in both, not only those that happen to occur in one of them.
+    train, test = _readable(train, "training set"), _readable(test, "test set")
     highest = 0
     classes: tuple[str, ...] = ()
     for source in (test, train):
@@ -295,7 +307,22 @@ def _fitting_data(train: Source, test: Source) -> tuple[ImageData, ImageData]:
     return train_data, test_data
 
 
-def _image_data(source: Source, classes: tuple[str, ...], *, name: str) -> ImageData:
+_Readable = ImageData | CondensedLike | tuple[Tensor, Tensor]
+
+
+def _readable(source: Source, name: str) -> _Readable:
+    """A Dataset as what it holds; anything else is one of the kinds left already."""
+    if isinstance(source, TensorDataset):
+        return source.tensors[0], source.tensors[1]
+    if isinstance(source, list) and len(source) == 2:
+        return source[0], source[1]
+    condensed = callable(getattr(source, "images", None))
+    if condensed or isinstance(source, ImageData | tuple):
+        return cast(_Readable, source)
+    return as_image_data(source, name=name)
+
+
+def _image_data(source: _Readable, classes: tuple[str, ...], *, name: str) -> ImageData:
     if isinstance(source, ImageData):
         return source
     if isinstance(source, tuple):

@@ -10,10 +10,18 @@ import torch
 from torch import Tensor
 
 from condense_core.compute.devices import resolve_device
+from condense_core.config.strict import at_least
 from condense_core.data import ImageData, PixelStatistics, to_unit
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.seeding import derive_seed
 from condense_core.training import Recipe, planned_steps, train_network
+
+EPOCHS = 20
+
+
+def selection_recipe(epochs: int) -> Recipe:
+    """How the network that selects is trained: without augmentation."""
+    return Recipe("coreset", epochs=epochs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,7 @@ def observe_training(
     seed: int,
     network: str = "convnet",
     network_width: int | None = None,
-    epochs: int = 20,
+    epochs: int = EPOCHS,
     max_steps: int | None = None,
     statistics: PixelStatistics | None = None,
     device: str | torch.device = "auto",
@@ -62,7 +70,9 @@ def observe_training(
         ConfigError: If the network or device is unknown, or a number is out of range.
         RunError: If the device is absent.
     """
-    recipe = Recipe("coreset", epochs=epochs)
+    at_least("selection epochs", epochs, 1)
+    at_least("selection steps", max_steps, 1)
+    recipe = selection_recipe(epochs)
     statistics = statistics or data.statistics()
     data = data.to(resolve_device(device))
     seed = derive_seed(seed, "coreset")
@@ -73,7 +83,7 @@ def observe_training(
         width=network_width,
         seed=seed,
     ).to(data.images.device)
-    epoch_steps = planned_steps(len(data), Recipe("one", epochs=1))
+    epoch_steps = planned_steps(len(data), selection_recipe(1))
     full_epochs = planned_steps(len(data), recipe, max_steps) // epoch_steps
     correct_EN = torch.zeros(
         full_epochs + 1, len(data), dtype=torch.bool, device=data.images.device

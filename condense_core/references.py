@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from condense_core.coresets import CORESETS, select
+from condense_core.config.strict import at_least
+from condense_core.coresets import CORESETS, check_selection, select
 from condense_core.data import ImageData, PixelStatistics
 from condense_core.errors import ConfigError
-from condense_core.evaluate import EvaluationReport, evaluate
+from condense_core.evaluate import EvaluationReport, evaluate, require_network
 from condense_core.seeding import derive_seed
 
 FULL = "full"
@@ -54,10 +55,11 @@ def evaluate_reference(
         full_max_steps: Cap on the training steps of ``full``; recorded in the report.
         on_repeat: Called with (repeat, accuracy).
         completed: Accuracies of repeats already done.
-        **settings: Recipe, network, width and flip, as for `evaluate`.
+        **settings: Recipe, network, width, flip and, but for ``full``, max_steps, as
+            for `evaluate`.
 
     Raises:
-        ConfigError: Unknown name or setting.
+        ConfigError: Unknown name or setting, or too few selection steps.
         DataError: A class has too few images.
     """
     settings = {
@@ -80,6 +82,12 @@ def evaluate_reference(
         raise ConfigError(
             f"unknown reference {name!r}: choose from {', '.join(REFERENCES)}"
         )
+
+    # Before minutes of choosing, not after.
+    network, width = settings.get("network", "convnet"), settings.get("width")
+    require_network(network, width, train)
+    at_least("repeats", repeats, 1)
+    check_selection(name, train, images_per_class, max_steps=selection_steps)
 
     def subset(repeat: int) -> ImageData:
         return select(

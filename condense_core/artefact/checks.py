@@ -21,6 +21,7 @@ from condense_core.synthesiser import SynthesiserSpec
 
 FORMAT_VERSION = 1
 METADATA_KEY = "gencondense"  # one key: safetensors writes several in random order
+MAX_FILE_BYTES = 2**30
 MAX_DECODED_BYTES = 2**33  # of the images as 8-bit pixels
 REQUIRED_METADATA = (
     "format_version",
@@ -80,18 +81,7 @@ def read_spec(metadata: Mapping[str, Any]) -> SynthesiserSpec:
         numbers = [*normalisation["mean"], *normalisation["std"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"its metadata is incomplete ({error!r:.80})") from error
-    for name, limit in _LIMITS.items():
-        value = getattr(spec, name)
-        if value is None and name == "blocks":
-            continue
-        if type(value) is not int or not 1 <= value <= limit:
-            raise ArtefactError(f"{name} is {value!r:.40}: it must be 1 to {limit}")
-    shape = spec.image_shape
-    sides_fit = len(shape) == 3 and all(
-        type(side) is int and 1 <= side <= LARGEST_SIDE for side in shape
-    )
-    if not sides_fit or shape[0] not in (1, 3):
-        raise ArtefactError(f"image shape {shape!r:.80} is not supported")
+    check_sizes(spec)
     if spec.kind not in ("generator", "pixels"):
         raise ArtefactError(f"kind {spec.kind!r:.40} is not supported")
     if spec.codes not in ("learned", "uniform", "truncated"):
@@ -112,17 +102,38 @@ def read_spec(metadata: Mapping[str, Any]) -> SynthesiserSpec:
     for name in classes:
         if not isinstance(name, str) or not is_text(name):
             raise ArtefactError(f"class name {name!a:.60} is not text")
-    fits = len(normalisation["mean"]) == len(normalisation["std"]) == shape[0]
+    channels = spec.image_shape[0]
+    fits = len(normalisation["mean"]) == len(normalisation["std"]) == channels
     finite = all(isinstance(n, float) and math.isfinite(n) for n in numbers)
     if not fits or not finite or min(normalisation["std"]) <= 0:
         raise ArtefactError(f"normalisation {normalisation!r:.80} is not usable")
+    return spec
+
+
+def check_sizes(spec: SynthesiserSpec) -> None:
+    """Refuse sizes beyond what an artefact may claim.
+
+    Raises:
+        ArtefactError: Names the size and its bounds.
+    """
+    for name, limit in _LIMITS.items():
+        value = getattr(spec, name)
+        if value is None and name == "blocks":
+            continue
+        if type(value) is not int or not 1 <= value <= limit:
+            raise ArtefactError(f"{name} is {value!r:.40}: it must be 1 to {limit}")
+    shape = spec.image_shape
+    sides_fit = len(shape) == 3 and all(
+        type(side) is int and 1 <= side <= LARGEST_SIDE for side in shape
+    )
+    if not sides_fit or shape[0] not in (1, 3):
+        raise ArtefactError(f"image shape {shape!r:.80} is not supported")
     decoded = spec.num_classes * spec.images_per_class * math.prod(shape)
     if decoded > MAX_DECODED_BYTES:
         raise ArtefactError(
             f"its images take {decoded} bytes, more than the {MAX_DECODED_BYTES} an "
             "artefact may decode to"
         )
-    return spec
 
 
 def _check_components(spec: SynthesiserSpec) -> None:

@@ -14,8 +14,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from condense_core.artefact.checks import REQUIRED_METADATA, content_digest, read_spec
-from condense_core.artefact.dataset import MAX_FILE_BYTES, CondensedDataset
+from condense_core.artefact.checks import (
+    MAX_FILE_BYTES,
+    REQUIRED_METADATA,
+    content_digest,
+    read_spec,
+)
+from condense_core.artefact.dataset import CondensedDataset
 from condense_core.artefact.precision import encoded_layout
 from condense_core.errors import ArtefactError
 from condense_core.synthesiser import SynthesiserSpec

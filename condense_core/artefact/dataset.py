@@ -23,6 +23,7 @@ from torch import Tensor
 
 from condense_core.artefact.checks import (
     FORMAT_VERSION,
+    MAX_FILE_BYTES,
     METADATA_KEY,
     check_layout,
     content_digest,
@@ -42,7 +43,6 @@ from condense_core.synthesiser import (
     build_synthesiser,
 )
 
-MAX_FILE_BYTES = 2**30
 SYNTHESIS_BATCH = 2048
 
 
@@ -199,8 +199,16 @@ class CondensedDataset:
 
         Raises:
             RunError: The disk is full or the folder cannot be written.
+            ArtefactError: It is larger than what `load` takes.
         """
-        atomic_write_bytes(path, self.to_bytes())
+        content = self.to_bytes()
+        if len(content) > MAX_FILE_BYTES:
+            raise ArtefactError(
+                f"{path} would have {len(content)} bytes, more than the "
+                f"{MAX_FILE_BYTES} an artefact may have: store fewer images, or with "
+                "less precision"
+            )
+        atomic_write_bytes(path, content)
 
     def to_bytes(self) -> bytes:
         """The content of the file; the same for the same tensors and metadata."""

@@ -38,6 +38,7 @@ def inspect(arguments: argparse.Namespace) -> None:
         f"({', '.join(f'{k} {v:,}' for k, v in condensed.bytes_by_part().items())})",
         "as 8-bit pixels": f"{condensed.pixel_bytes:,} bytes",
         "bits per class": f"{condensed.bits_per_class:,.0f}",
+        "config": json.dumps(condensed.metadata.get("config")),
         "data": json.dumps(condensed.metadata.get("data")),
         "versions": json.dumps(condensed.metadata.get("versions")),
         "digest": condensed.digest,

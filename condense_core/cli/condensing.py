@@ -13,6 +13,7 @@ from condense_core.errors import ConfigError
 from condense_core.networks import NETWORKS
 from condense_core.references import REFERENCES
 from condense_core.report.page import results_table
+from condense_core.runs.directory import RunDirectory
 from condense_core.runs.experiment import (
     check_experiment,
     load_splits,
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         config = CondenseConfig.from_dict(ranks.from_first(config.to_dict, place))
         if arguments.dry_run:
             if ranks.first:
+                RunDirectory(out).check(config, train.fingerprint())
                 announce()
                 print(config.to_yaml(), end="")
             return

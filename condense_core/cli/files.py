@@ -71,10 +71,12 @@ def check_target(target: str | None) -> None:
     """Refuse a report nobody can write before the training, not after.
 
     Raises:
-        ConfigError: The folder of the file does not exist.
+        ConfigError: The folder of the file does not exist, or it is a folder itself.
     """
     if target not in (None, "-"):
         check_folder("--json", Path(str(target)))
+        if Path(str(target)).is_dir():
+            raise ConfigError(f"--json {target} is a folder: name a file in it")
 
 
 def check_folder(option: str, file: Path) -> None:
@@ -97,7 +99,7 @@ def write_json(target: str | None, content: Any) -> None:
     """
     if target is None:
         return
-    text = json.dumps(content, indent=2, ensure_ascii=False)
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     if target == "-":
         print(text)
         return

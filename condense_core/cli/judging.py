@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,18 @@ from condense_core.cli.files import check_target, read_splits, write_json
 from condense_core.cli.repeats import Repeats
 from condense_core.compute.devices import resolve_device
 from condense_core.config.presets import flips
+from condense_core.config.strict import at_least
 from condense_core.data import ImageData
 from condense_core.data.stored_sets import StoredSet, is_stored_set, load_stored_set
 from condense_core.diversity import measure_diversity, summary
 from condense_core.errors import ConfigError
-from condense_core.evaluate import EvaluationReport, evaluate, library_versions
-from condense_core.references import REFERENCES, evaluate_reference
+from condense_core.evaluate import (
+    EvaluationReport,
+    evaluate,
+    library_versions,
+    require_network,
+)
+from condense_core.references import FULL, REFERENCES, evaluate_reference
 from condense_core.training import resolve_recipe
 
 
@@ -98,6 +105,8 @@ def evaluate_set(arguments: argparse.Namespace) -> None:
 def _read_case(arguments: argparse.Namespace) -> _Case:
     """Check the words of ``condense evaluate`` and read what they name."""
     recipe, device = resolve_recipe(arguments.recipe), resolve_device(arguments.device)
+    for option in ("repeats", "max_steps", "ipc", "selection_width", "selection_steps"):
+        at_least(f"--{option.replace('_', '-')}", getattr(arguments, option), 1)
     what = arguments.what
     is_stored = _is_stored(what, arguments)
     like = {}
@@ -121,19 +130,28 @@ def _read_case(arguments: argparse.Namespace) -> _Case:
         "recipe": recipe,
         "width": arguments.width,
         "seed": arguments.seed,
-        "flip": flips(arguments.dataset) if arguments.flip is None else arguments.flip,
+        "flip": _flip(arguments, like),
         "statistics": (stored and stored.statistics) or train.statistics(),
     }
-    if stored is not None:
-        settings["max_steps"] = arguments.max_steps
-    else:
+    settings["full_max_steps" if what == FULL else "max_steps"] = arguments.max_steps
+    if stored is None:
         settings |= {
             "images_per_class": arguments.ipc,
-            "full_max_steps": arguments.max_steps,
             "selection_width": arguments.selection_width,
             "selection_steps": arguments.selection_steps,
         }
+    for network in arguments.network.split(","):
+        require_network(network, arguments.width, test)
     return _Case(what, stored, train, test, device, settings)
+
+
+def _flip(arguments: argparse.Namespace, like: Mapping[str, Any]) -> bool:
+    """As asked for, else as the run that made the artefact had it, else by data set."""
+    if arguments.flip is not None:
+        return bool(arguments.flip)
+    data = like.get("data")
+    own = data.get("flip") if isinstance(data, dict) else None
+    return own if isinstance(own, bool) else flips(arguments.dataset)
 
 
 def _diversity(
@@ -218,6 +236,8 @@ def audit_artefact(arguments: argparse.Namespace) -> None:
 
 def _class_list(text: str | None) -> str | list[str] | None:
     """A file by name, or names by commas."""
-    if text is None or Path(text).is_file():
-        return text
-    return text.split(",")
+    try:
+        is_file = text is None or Path(text).is_file()
+    except OSError:  # a list longer than the name of a file can be
+        is_file = False
+    return text if is_file or text is None else text.split(",")

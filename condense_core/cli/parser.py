@@ -32,12 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"condense: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("condense: interrupted; the same command goes on", file=sys.stderr)
+        kept = "; the same command goes on" if _resumes(arguments) else ""
+        print(f"condense: interrupted{kept}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     return 0
+
+
+def _resumes(arguments: argparse.Namespace) -> bool:
+    """Whether what was interrupted has kept what was done."""
+    if arguments.run is judging.evaluate_set:
+        return arguments.json not in (None, "-")
+    return arguments.run in (condensing.run, condensing.teacher)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -149,6 +149,8 @@ class CondenseConfig:
             raise ConfigError(f"{path} holds no key: value pairs")
         values = dict(values)
         base = values.pop("preset", None)
+        if base is not None and not isinstance(base, str):
+            raise ConfigError(f"{path}: preset is {base!r:.40}, no name of a preset")
         start = cls.preset(base).to_dict() if base is not None else {}
         return cls.from_dict(merge(start, values))
 

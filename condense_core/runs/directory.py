@@ -56,19 +56,8 @@ class RunDirectory:
             return cls(None)
         path = Path(path)
         run = cls(path)
-        try:
-            if path.exists() and not path.is_dir():
-                raise RunError(f"{path} is a file: choose another --out")
-            holds = {entry.name for entry in path.iterdir()} if path.exists() else set()
-        except OSError as error:
-            raise RunError(f"cannot use {path}: {error.strerror}") from error
         # All checks come before the first write: the folder may be someone else's.
-        if "config.yaml" in holds:
-            run._require_same(config, fingerprint)
-        elif any(not name.startswith(".") for name in holds - {"checkpoint"}):
-            raise RunError(
-                f"{path} is not empty and holds no run: choose another --out"
-            )
+        holds = run.check(config, fingerprint)
         try:
             path.mkdir(parents=True, exist_ok=True)
             if not {"report.json", "condensed.safetensors"} <= holds:
@@ -79,6 +68,30 @@ class RunDirectory:
             run.write_json("checkpoint/data.json", fingerprint)
         atomic_write_text(path / "config.yaml", config.to_yaml())
         return run
+
+    def check(self, config: CondenseConfig, fingerprint: str) -> set[str]:
+        """Names in the directory, if it is free or holds this very run; writes nothing.
+
+        Raises:
+            RunError: As `open`.
+            ArtefactError: As `open`.
+        """
+        path = self.path
+        if path is None:
+            return set()
+        try:
+            if path.exists() and not path.is_dir():
+                raise RunError(f"{path} is a file: choose another --out")
+            holds = {entry.name for entry in path.iterdir()} if path.exists() else set()
+        except OSError as error:
+            raise RunError(f"cannot use {path}: {error.strerror}") from error
+        if "config.yaml" in holds:
+            self._require_same(config, fingerprint)
+        elif any(not name.startswith(".") for name in holds - {"checkpoint"}):
+            raise RunError(
+                f"{path} is not empty and holds no run: choose another --out"
+            )
+        return holds
 
     def _require_same(self, config: CondenseConfig, fingerprint: str) -> None:
         assert self.path is not None

@@ -14,6 +14,7 @@ from condense_core.compute.devices import resolve_device
 from condense_core.compute.distributed import ALONE, Ranks, check_ranks
 from condense_core.compute.mode import resolve_precision
 from condense_core.config import CondenseConfig
+from condense_core.coresets import check_selection
 from condense_core.data import ImageData, PixelStatistics, to_unit
 from condense_core.data.sources import CACHE_FOLDER, CACHED, load_source
 from condense_core.errors import DataError, MissingSplitError
@@ -104,7 +105,7 @@ def check_experiment(train: ImageData, config: CondenseConfig) -> None:
 
     Raises:
         DataError: As `check_fit`, or a class is too small for a reference.
-        ConfigError: As `check_fit`.
+        ConfigError: As `check_fit`, or a reference has too few steps to choose by.
     """
     check_fit(train, config)
     selecting = [name for name in config.evaluate.baselines if name != FULL]
@@ -115,6 +116,8 @@ def check_experiment(train: ImageData, config: CondenseConfig) -> None:
             f"images, fewer than the {needed} that reference {selecting[0]!r} chooses: "
             "add images or use --set evaluate.baselines=[full]"
         )
+    for name in selecting:
+        check_selection(name, train, needed, max_steps=config.teacher.steps)
 
 
 def run_experiment(

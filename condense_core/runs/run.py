@@ -3,6 +3,7 @@
 Shape legend: Y classes, E embedding, D feature.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 
 from condense_core.artefact import CondensedDataset
+from condense_core.artefact.checks import MAX_FILE_BYTES, check_sizes
+from condense_core.artefact.precision import encoded_layout
 from condense_core.compute.devices import resolve_device
 from condense_core.compute.distributed import ALONE, Ranks, check_ranks, shared_norms
 from condense_core.compute.mode import compute_scope, resolve_precision
@@ -18,7 +21,7 @@ from condense_core.config import CondenseConfig
 from condense_core.data import ImageData, as_image_data, require_images
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.engine import condense_loop
-from condense_core.errors import ConfigError, DataError, RunError
+from condense_core.errors import ArtefactError, ConfigError, DataError, RunError
 from condense_core.evaluate import library_versions
 from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
 from condense_core.loop_state import LoopState
@@ -31,10 +34,13 @@ from condense_core.runs.directory import RunDirectory
 from condense_core.runs.estimate import Estimate, in_words
 from condense_core.runs.pace import schedule
 from condense_core.runs.preparation import build_phi, prepare_teacher, starting_point
+from condense_core.synthesiser import SynthesiserSpec
 from condense_core.teacher import (
     check_teacher,
     needs_teacher,
 )
+
+METADATA_BYTES = 2**20  # of an artefact beside its tensors, about
 
 
 def condense(
@@ -281,4 +287,29 @@ def check_fit(data: ImageData, config: CondenseConfig) -> None:
             f"loss.intra_centre=class_embedding needs class embeddings of phi's size "
             f"{phi.feature_dim}, not {embedding_dim}: set teacher.width and "
             "format.embedding to match, or loss.intra_centre=online"
+        )
+    _check_artefact(data, config, embedding_dim)
+
+
+def _check_artefact(
+    data: ImageData, config: CondenseConfig, embedding_dim: int
+) -> None:
+    """Refuse sizes whose artefact could not be read at the end."""
+    spec = SynthesiserSpec.from_config(
+        config.format,
+        image_shape=data.image_shape,
+        num_classes=data.num_classes,
+        embedding_dim=embedding_dim,
+        class_counts=data.counts.tolist(),
+    )
+    try:
+        check_sizes(spec)
+    except ArtefactError as error:
+        raise ConfigError(f"no artefact can be of these sizes: {error}") from error
+    layout = encoded_layout(spec, config.format.precision).values()
+    size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout)
+    if size > MAX_FILE_BYTES - METADATA_BYTES:
+        raise ConfigError(
+            f"the artefact would have {size} bytes, more than the {MAX_FILE_BYTES} it "
+            "may have: lower format.images_per_class, or use format.precision=int8"
         )

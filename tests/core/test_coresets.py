@@ -15,6 +15,7 @@ from condense_core.coresets import (
 )
 from condense_core.data import ImageData
 from condense_core.errors import ConfigError, DataError
+from condense_core.training import Recipe
 
 
 @pytest.fixture
@@ -144,11 +145,35 @@ def test_training_is_observed_at_each_image(data):
     assert torch.equal(observed.features, again.features)
 
 
-def test_an_unfinished_epoch_is_left_out(data):
-    observed = observe_training(
-        data, seed=0, network_width=4, epochs=9, max_steps=1, device="cpu"
+def test_an_unfinished_epoch_is_left_out(data, monkeypatch):
+    # Three steps an epoch; the last of eight is in the third.
+    monkeypatch.setattr(
+        "condense_core.observation.selection_recipe",
+        lambda epochs: Recipe("coreset", epochs=epochs, batch_size=10),
     )
-    assert observed.forgetting.max() <= 1
+    seen = []
+    monkeypatch.setattr(
+        "condense_core.observation.count_forgetting",
+        lambda correct_EN: seen.append(correct_EN) or count_forgetting(correct_EN),
+    )
+    observe_training(data, seed=0, network_width=4, max_steps=8, device="cpu")
+    (correct_EN,) = seen
+    assert correct_EN.shape == (2, 30)
+
+
+def test_nothing_is_forgotten_in_less_than_two_epochs(data):
+    options = {"seed": 0, "network_width": 4, "device": "cpu"}
+    for few in ({"epochs": 1}, {"max_steps": 1}):
+        with pytest.raises(ConfigError, match="give 2 or more"):
+            select("forgetting", data, 2, **options, **few)
+        assert len(select("herding", data, 2, **options, **few)) == 6
+    assert len(select("forgetting", data, 2, **options, max_steps=2)) == 6
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"max_steps": 0}, {"max_steps": -1}])
+def test_a_number_of_steps_below_one_is_refused(data, wrong):
+    with pytest.raises(ConfigError, match="choose at least 1"):
+        observe_training(data, seed=0, device="cpu", **wrong)
 
 
 @pytest.mark.parametrize("name", list(CORESETS))

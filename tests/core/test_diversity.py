@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -165,6 +166,9 @@ def test_too_few_images_are_refused(real):
     options = {"statistics": real.statistics(), "device": "cpu"}
     with pytest.raises(DataError, match="'light' has no image in the set"):
         measure_diversity(images[:1], labels[:1], real, **options)
+    alone = replace(real.subset(real.labels == 0), classes=real.classes[:1])
+    with pytest.raises(DataError, match="diversity needs two"):
+        measure_diversity(images, labels * 0, alone, **options)
     few = real.subset(torch.arange(8))
     with pytest.raises(DataError, match=r"has 4 real images, .* at least 7"):
         measure_diversity(images, labels, few, **options)

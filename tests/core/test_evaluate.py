@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Subset, TensorDataset
 
 from condense_core.compute.devices import resolve_device
 from condense_core.data import ImageData, PixelStatistics, to_unit
@@ -53,6 +54,24 @@ def test_a_separable_set_is_learnt_completely(data):
     report = run(data, data)
     assert report.accuracies == (100.0, 100.0)
     assert (report.accuracy_mean, report.accuracy_std) == (100.0, 0.0)
+
+
+def test_any_data_set_of_images_and_labels_is_taken(data):
+    class Listed(torch.utils.data.Dataset):
+        classes = data.classes
+
+        def __len__(self):
+            return len(data)
+
+        def __getitem__(self, index):
+            return data.images[index], int(data.labels[index])
+
+    expected = run(data, data).accuracies
+    pair = to_unit(data.images), data.labels
+    plain = TensorDataset(*pair)
+    for source in (Listed(), plain, Subset(Listed(), range(len(data))), list(pair)):
+        assert run(data, source).accuracies == expected
+        assert run(source, data).accuracies == expected
 
 
 @pytest.mark.usefixtures("untouched_global_rng")

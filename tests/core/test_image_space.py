@@ -71,7 +71,7 @@ def test_the_generator_follows_its_targets_down_the_loss():
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_a_step_on_some_codes_leaves_the_other_targets_alone():
+def test_a_first_step_on_some_codes_leaves_the_other_targets_alone():
     synthesiser, optimiser = build()
     before = optimiser.logits.detach().clone()
     step(
@@ -83,6 +83,17 @@ def test_a_step_on_some_codes_leaves_the_other_targets_alone():
     )
     changed = (optimiser.logits != before).flatten(2).any(dim=2)
     assert changed.tolist() == [[False] * 3, [True, False, True]]
+
+
+def test_targets_that_a_step_leaves_out_go_on_by_their_momentum():
+    synthesiser, optimiser = build()
+    step(synthesiser, optimiser, lambda x: x.square().mean(), codes=torch.tensor([0]))
+    before = optimiser.logits.detach().clone()
+    step(synthesiser, optimiser, lambda x: x.square().mean(), codes=torch.tensor([1]))
+    moved = (optimiser.logits - before).abs().flatten(2).amax(dim=2)
+    assert (moved[:, 0] > 0).all()
+    assert (moved[:, 0] < moved[:, 1]).all()
+    assert (moved[:, 2] == 0).all()
 
 
 def test_state_dict_continues_identically():

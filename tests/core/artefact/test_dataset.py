@@ -109,6 +109,13 @@ def test_bytes_of_a_part_are_counted_by_hand(make_condensed):
     assert make_condensed(precision="int8").bytes_by_part()["codebook"] == 2 * (4 + 4)
 
 
+def test_what_could_not_be_read_is_not_written(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("condense_core.artefact.dataset.MAX_FILE_BYTES", 100)
+    with pytest.raises(ArtefactError, match="more than the 100"):
+        small.save(tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_written_is_told(small, tmp_path):
     with pytest.raises(RunError, match="cannot write"):
         small.save(tmp_path / "missing" / "a.safetensors")

@@ -147,15 +147,24 @@ def make_folder(root, counts: dict[str, int], *, seed: int) -> None:
         ("evaluate a/b.safetensors --dataset digits", "does not exist"),
         ("evaluate random --dataset digit", "did you mean 'digits'"),
         ("evaluate random --dataset mnist", "use --data-root DIR"),
-        ("evaluate random --dataset digits --ipc 0", "images_per_class is 0"),
+        ("evaluate random --dataset digits --ipc 0", "--ipc is 0"),
         ("evaluate random --dataset digits --ipc x", "invalid int value: 'x'"),
         ("evaluate random --dataset digits --ipc 999", "use at most"),
         ("evaluate random --dataset digits --recipe best", "unknown recipe 'best'"),
-        ("evaluate random --dataset digits --repeats 0", "repeats is 0"),
+        ("evaluate random --dataset digits --repeats 0", "--repeats is 0"),
         ("evaluate random --dataset digits --network net", "unknown network 'net'"),
         ("evaluate random --dataset digits --width 0", "width is 0"),
         ("evaluate random --dataset digits --ensemble pool", "invalid choice: 'pool'"),
-        ("evaluate full --dataset digits --max-steps 0", "max_steps is 0"),
+        ("evaluate full --dataset digits --max-steps 0", "--max-steps is 0"),
+        ("evaluate herding --dataset digits --selection-steps -1", "steps is -1"),
+        ("evaluate forgetting --dataset digits --selection-steps 9", "give 12 or more"),
+        ("evaluate random --dataset digits --network convnet,net", "network 'net'"),
+        ("evaluate random --dataset digits --json .", "--json . is a folder"),
+        ("run digits --set format.latent_dim=70000", "latent_dim is 70000"),
+        (
+            "run digits --set evaluate.baselines=[forgetting] --set teacher.steps=9",
+            "give 12 or more",
+        ),
         ("evaluate random --dataset digits --device cuda:99", "not available"),
         ("evaluate random --dataset digits --image-size 4 4", "sides must be 8 to 128"),
         ("audit a.safetensors", "--dataset"),
@@ -190,6 +199,8 @@ def test_help_is_no_error(capsys, line):
         ("loop: [", "not valid YAML"),
         ("- 1", "no key: value pairs"),
         ("preset: digit", "unknown preset 'digit'"),
+        ("preset: 10", "preset is 10, no name of a preset"),
+        ("preset: [digits]", "no name of a preset"),
         ("loop: {restart: 1}", "'loop.restart' (did you mean 'restarts'?)"),
         ("!!python/object/apply:os.system ['touch owned']", "not valid YAML"),
     ],
@@ -242,6 +253,12 @@ def test_a_dry_run_shows_the_config_and_writes_nothing(done, run_line, tmp_path)
         "npz: 30 training and 30 test images of 8x8 px, 1 channel, 3 classes -> "
         "2 images a class (generator), 4 updates, in out\n"
     )
+
+
+def test_a_dry_run_finds_another_run_in_its_folder(refused, done, run_line):
+    done(*run_line)
+    assert "holds another run" in refused(*run_line, "--dry-run", "--set", "seed=5")
+    done(*run_line, "--dry-run")
 
 
 def test_overrides_apply_in_order(done, run_line):
@@ -562,6 +579,49 @@ def test_an_artefact_tells_how_test_images_are_made_alike(
         done("evaluate", "wide.safetensors", *options, "--json", "-").out
     )
     assert report["images"] == 6
+
+
+def test_a_cap_on_steps_holds_for_every_reference(done, options):
+    line = ["evaluate", "random", *options, "--max-steps", 1, "--json", "-"]
+    report = json.loads(done(*line).out)
+    assert report["max_steps"] == report["steps"] == 1
+
+
+def test_a_wrong_network_is_refused_before_the_first_is_trained(
+    refused, options, monkeypatch
+):
+    monkeypatch.setattr("condense_core.training.train_network", None)
+    line = [*options, "--network", "convnet,convent"]
+    assert "unknown network 'convent'" in refused("evaluate", "herding", *line)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_an_artefact_is_mirrored_as_its_run_had_it(done, options, make_condensed, flip):
+    make_condensed(metadata={"config": {"data": {"flip": flip}}}).save("a.safetensors")
+    line = ["evaluate", "a.safetensors", *options, "--json", "-"]
+    assert json.loads(done(*line).out)["recipe_settings"]["flip"] is flip
+    asked = json.loads(done(*line, "--no-flip").out)
+    assert asked["recipe_settings"]["flip"] is False
+
+
+def test_a_long_list_of_classes_is_no_file(refused, options):
+    names = ",".join(f"n{number:08}" for number in range(40))
+    message = refused("evaluate", "random", *options, "--classes", names)
+    assert "n00000000" in message
+
+
+def test_interrupting_what_keeps_nothing_does_not_say_it_goes_on(
+    options, artefact, monkeypatch, capsys
+):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["condense_core.evaluate"], "accuracy", interrupt)
+    line = [str(word) for word in ["evaluate", artefact, *options]]
+    assert main(line) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "condense: interrupted"
+    assert main([*line, "--json", "report.json"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("goes on")
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_training(refused, tmp_path):

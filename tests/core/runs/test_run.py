@@ -295,6 +295,7 @@ def test_an_empty_class_is_named(tiny_config, tiny_data):
         ("network.depth=9", "depth 9"),
         ("network.name=convnot", "unknown network 'convnot'"),
         ("loss.layer_weights=[1,1,1,1,1,1,1]", "layer_weights has 7"),
+        ("format.latent_dim=70000", "latent_dim is 70000: it must be 1 to 65536"),
     ],
 )
 def test_what_does_not_fit_is_found_before_the_work(
@@ -304,6 +305,15 @@ def test_what_does_not_fit_is_found_before_the_work(
         condense(
             tiny_data, tiny_config.with_overrides([override]), out=tmp_path / "run"
         )
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_artefact_that_could_not_be_read_is_refused_before_the_work(
+    tiny_config, tiny_data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("condense_core.runs.run.MAX_FILE_BYTES", 2**20 + 100)
+    with pytest.raises(ConfigError, match="the artefact would have"):
+        condense(tiny_data, tiny_config, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
