@@ -30,8 +30,8 @@ DATA_SETS: dict[str, Settings] = {
 }
 IMAGES_PER_CLASS = (1, 10, 50)
 
-# Sets of so many classes that an update touches some of them only, with
-# soft labels (sec. 4.2), and no optimiser that keeps a target for every image.
+# Sets of so many classes that an update touches some of them only; on a GPU with
+# soft labels (sec. 4.2) and no optimiser that keeps a target for every image.
 MANY_CLASSES: dict[str, Settings] = {
     "imagenet64": {
         "teacher": {"steps": 50_000},
