@@ -7,7 +7,7 @@ budget and seed; a file that exists is not computed again, so a run can be resum
     python benchmarks/continual.py --dataset mnist --data-root DATA --seeds 3 \
         --mem-bytes 156800,533000 --out runs/continual
     python benchmarks/continual_report.py runs/continual \
-        --out-table docs/continual_table.md --out-plot docs/images/continual.png
+        --out-table docs/continual-results.md --out-plot docs/images/continual.png
 """
 
 import argparse

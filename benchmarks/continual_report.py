@@ -1,7 +1,7 @@
 """Table and plot of the files that `continual.py` wrote; nothing is typed by hand.
 
     python benchmarks/continual_report.py runs/continual \
-        --out-table docs/continual_table.md --out-plot docs/images/continual.png
+        --out-table docs/continual-results.md --out-plot docs/images/continual.png
 """
 
 import argparse

@@ -186,7 +186,7 @@ def main() -> None:
         device,
         {
             "reference": "plain.py: features of the association at every step, class "
-            "by class, augmented sample by sample, PyTorch's pooling",
+            f"by class, augmented sample by sample, PyTorch's pooling, in {full}",
             "seconds_per_step": step,
             "steps_per_second": 1 / step,
             "synthetic_images_per_second": classes * codes / step,

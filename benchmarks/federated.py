@@ -66,7 +66,8 @@ def main() -> None:
         for budget in (budgets if ROWS[name].bounded else [0])
     ]
     for cell in cells:
-        if is_done(arguments.out / cell.file_name, setting):
+        rounds = arguments.rounds if ROWS[cell.row].several else 1
+        if is_done(arguments.out / cell.file_name, setting, rounds):
             continue
         federation = load_federation(cell, setting, arguments.data_root)
         started = time.perf_counter()

@@ -21,6 +21,7 @@ from frontier_lib.rows import ROWS, Job
 
 from condense_core.compute.allocator import keep_freed_memory
 from condense_core.compute.devices import resolve_device
+from condense_core.config import CondenseConfig
 from condense_core.data.sources import load_source
 from condense_core.errors import CondenseError
 
@@ -91,7 +92,9 @@ def main() -> None:
         run = arguments.out / "runs" / cell.name
         points = ROWS[cell.row].run(Job(cell, setting, train, test, device, run))
         seconds = time.perf_counter() - started
-        save(path, cell, setting, points, seconds, arguments.note)
+        made = run / "config.yaml"
+        config = CondenseConfig.from_yaml(made).to_dict() if made.exists() else None
+        save(path, cell, setting, points, seconds, arguments.note, config)
         for point in points:
             mean = sum(point.accuracies) / len(point.accuracies)
             print(

@@ -7,7 +7,7 @@ and given as the median; on a CPU as processor time of one thread, which other p
 disturb least. Memory is the peak over what the process held before the loop was built
 (on a GPU: allocated by torch), each size in a process of its own.
 
-    python benchmarks/growth.py --out docs/results/growth.json
+    python benchmarks/growth.py --out docs/results/speed/growth.json
 """
 
 import argparse
@@ -210,10 +210,10 @@ def memory_of(point: Point, options: argparse.Namespace) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--classes-per-step", type=int, default=10)
-    parser.add_argument("--association", type=int, default=16)
+    parser.add_argument("--association", type=int, default=8)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -235,6 +235,7 @@ def main() -> None:
         row["seconds"] = statistics.median(seconds[point])
         row["seconds_all"] = seconds[point]
     content = {
+        "reference": "the smallest size of the same format",
         "points": list(rows.values()),
         "growth": growth(rows),
         "options": {k: v for k, v in vars(options).items() if k != "out"},

@@ -5,7 +5,8 @@ of image sets, trains a teacher, condenses for some updates and evaluates. Print
 peak resident memory of every phase; time and accuracy are by the way. The full size
 needs 15.7 GB of disk in --scratch, deleted at the end.
 
-    python benchmarks/million.py --scratch /tmp/million --out million.json
+    python benchmarks/million.py --scratch /tmp/million \
+        --out docs/results/speed/million.json
 """
 
 import argparse
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -67,7 +69,7 @@ def main() -> None:
             f"loop.network_updates={max(1, arguments.updates // 5)}",
         ]
     )
-    phases: dict[str, dict[str, float]] = {}
+    phases: list[dict[str, Any]] = []
     try:
         with phase("cache", phases):
             train = synthetic(arguments, arguments.each, "train", shape)
@@ -92,7 +94,7 @@ def main() -> None:
             )
     finally:
         shutil.rmtree(arguments.scratch, ignore_errors=True)
-    peak = max(row["peak_gb"] for row in phases.values())
+    peak = max(row["peak_gb"] for row in phases)
     content = {
         "classes": arguments.classes,
         "images": len(train),
@@ -149,7 +151,7 @@ def synthetic(
 
 
 @contextmanager
-def phase(name: str, phases: dict[str, dict[str, float]]) -> Iterator[None]:
+def phase(name: str, phases: list[dict[str, Any]]) -> Iterator[None]:
     """Measure seconds and peak resident memory of what happens inside (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     start = time.perf_counter()
@@ -158,13 +160,16 @@ def phase(name: str, phases: dict[str, dict[str, float]]) -> Iterator[None]:
         line.split(":", 1)
         for line in Path("/proc/self/status").read_text().splitlines()
     )
-    gb = {key: int(status[key].split()[0]) / 2**20 for key in ("VmHWM", "RssAnon")}
-    phases[name] = {
+    kib = {key: int(status[key].split()[0]) for key in ("VmHWM", "RssAnon")}
+    gb = {key: round(value * 1024 / 1e9, 2) for key, value in kib.items()}
+    row = {
+        "phase": name,
         "seconds": round(time.perf_counter() - start, 1),
-        "peak_gb": round(gb["VmHWM"], 2),
-        "private_gb_at_end": round(gb["RssAnon"], 2),
+        "peak_gb": gb["VmHWM"],
+        "private_gb_at_end": gb["RssAnon"],
     }
-    print(name, phases[name], flush=True)
+    phases.append(row)
+    print(row, flush=True)
 
 
 if __name__ == "__main__":

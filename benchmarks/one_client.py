@@ -10,11 +10,11 @@ set and setting; a file that exists is not made again.
 
 import argparse
 import json
+import statistics
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from condense_core import ImageData
@@ -78,18 +78,39 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for row in rows:
         path = options.out / f"{options.dataset}_{row}_seed{options.seed}.json"
+        # Our blur is for generated images; real ones are trained on as they are.
+        blur = 0.0 if row == IMAGES else ModelSettings().low_pass
+        model = ModelSettings(seed=options.seed, device="cpu", low_pass=blur)
+        server = ServerSettings(flip=flips(options.dataset))
+        question = {
+            "row": row,
+            "overrides": f"{ROWS[row]} {options.overrides}".strip(),
+            "networks": options.networks,
+            "client_images": len(client),
+            "held_out_images": len(held_out),
+            "model": asdict(model),
+            "server": asdict(server),
+            "seed": options.seed,
+        }
         if not path.exists():
-            result = measure(row, client, held_out, options)
-            atomic_write_text(path, json.dumps(result, indent=2) + "\n")
-        show(row, json.loads(path.read_text()))
+            answer = measure(row, client, held_out, options, model, server)
+            atomic_write_text(path, json.dumps(question | answer, indent=2) + "\n")
+        result = json.loads(path.read_text())
+        known = result | {"networks": len(result["accuracies"])}
+        if other := [key for key, value in question.items() if known[key] != value]:
+            raise SystemExit(f"{path} has another {other[0]}: choose another --out")
+        show(row, result)
 
 
 def measure(
-    row: str, client: ImageData, held_out: ImageData, options: argparse.Namespace
+    row: str,
+    client: ImageData,
+    held_out: ImageData,
+    options: argparse.Namespace,
+    model: ModelSettings,
+    server: ServerSettings,
 ) -> dict:
     """Condense under a setting, train networks, judge them on held-out images."""
-    model = ModelSettings(seed=options.seed, device="cpu")
-    server = ServerSettings(flip=flips(options.dataset))
     started, contribution, size = time.perf_counter(), None, client.images.nbytes
     if row != IMAGES:
         # Sizes as the preset has them: a limit would trade Gaussians for channels.
@@ -115,16 +136,9 @@ def measure(
         return accuracy(trained, held_out.images, held_out.labels, statistics)
 
     return {
-        "row": row,
-        "overrides": f"{ROWS[row]} {options.overrides}".strip(),
         "accuracies": [judged(network) for network in range(options.networks)],
         "bytes": size,
-        "client_images": len(client),
-        "held_out_images": len(held_out),
         "seconds_condensing": condensing,
-        "model": asdict(model),
-        "server": asdict(server),
-        "seed": options.seed,
         "threads": options.threads,
         "versions": library_versions(),
     }
@@ -132,8 +146,9 @@ def measure(
 
 def show(row: str, result: dict) -> None:
     found = result["accuracies"]
+    spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
     print(
-        f"{row:18} {np.mean(found):.1f} ± {np.std(found):.1f} % "
+        f"{row:18} {statistics.mean(found):.1f}{spread} % "
         f"({len(found)} networks, {result['bytes']:,} bytes, "
         f"{result['seconds_condensing']:.0f} s)",
         flush=True,

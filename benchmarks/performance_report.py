@@ -3,7 +3,8 @@
     python benchmarks/performance_report.py docs/results/speed --out docs/performance.md
 
 The folder holds files of ``--json`` of `engine.py`, `students.py`, `allocator.py`,
-`pool.py`, `augment.py`, `loader.py` and `ensemble.py`, under any names.
+`pool.py`, `augment.py`, `loader.py` and `ensemble.py` and of ``--out`` of `growth.py`
+and `million.py`, under any names.
 """
 
 import argparse
@@ -22,8 +23,7 @@ HEAD = """<!-- written by benchmarks/performance_report.py; do not edit -->
 Every ratio is to a slow but plain implementation of the same thing, measured in turn in
 the same process, the least of several rounds. Where memory is left to the C library,
 the reference has a process of its own without `compute/allocator.py`. Seconds hang on
-the machine and on what else it did. What grows with classes, pixels and images per
-class is in [imagenet64.md](imagenet64.md).
+the machine and on what else it did.
 """
 
 
@@ -46,9 +46,19 @@ def report(results: Iterable[Result]) -> str:
     for title, belongs, columns in TABLES:
         chosen = [result for result in remaining if belongs in result]
         if chosen:
-            parts.append(f"## {title}\n\n{_table(chosen, columns)}")
+            rows = [row for result in chosen for row in _rows(result, belongs)]
+            parts.append(f"## {title}\n\n{_table(rows, columns)}")
+        if chosen and "reference" in chosen[0]:
             parts.append(f"Reference: {chosen[0]['reference']}.\n")
     return "\n".join(parts)
+
+
+def _rows(result: Result, key: str) -> list[Result]:
+    """One row a file, or a row an entry where the file has a list below ``key``."""
+    entries = result[key]
+    return (
+        [result | entry for entry in entries] if isinstance(entries, list) else [result]
+    )
 
 
 def _table(results: list[Result], columns: dict[str, Callable[[Result], str]]) -> str:
@@ -177,6 +187,42 @@ TABLES: list[tuple[str, str, dict[str, Callable[[Result], str]]]] = [
             "times the loop": lambda r: f"{r['ratio_loop_over_vmap']:.2f}",
             "weights differ by": lambda r: f"{r['largest_weight_difference']:.1e}",
             "machine": _machine,
+        },
+    ),
+    (
+        "What grows: the largest size over the smallest",
+        "growth",
+        {
+            "format": lambda r: r["format"],
+            "from and to": lambda r: r["sweep"],
+            "learnable numbers": lambda r: f"{r['learnable']:.2f}",
+            "numbers stored": lambda r: f"{r['stored']:.2f}",
+            "peak memory": lambda r: f"{r['peak_bytes']:.2f}",
+            "time": lambda r: f"{r['seconds']:.2f}",
+        },
+    ),
+    (
+        "What grows: every size",
+        "points",
+        {
+            "format": lambda r: r["format"],
+            "classes": lambda r: f"{r['classes']:,}",
+            "pixels a side": lambda r: str(r["size"]),
+            "images a class": lambda r: str(r["ipc"]),
+            "learnable numbers": lambda r: f"{r['learnable']:,}",
+            "numbers stored": lambda r: f"{r['stored']:,}",
+            "peak memory, MiB": lambda r: f"{r['peak_bytes'] / 2**20:.0f}",
+            "seconds an update": lambda r: f"{r['seconds']:.2f}",
+        },
+    ),
+    (
+        "A million images",
+        "phases",
+        {
+            "phase": lambda r: r["phase"],
+            "peak resident, GB": lambda r: f"{r['peak_gb']:.2f}",
+            "private at its end, GB": lambda r: f"{r['private_gb_at_end']:.2f}",
+            "seconds": lambda r: f"{r['seconds']:.0f}",
         },
     ),
 ]

@@ -1,7 +1,7 @@
 """Condense scikit-learn's 8x8 digits in Python and train a network on the result.
 
 A shortened version of ``condense run digits``: settings are for a minute on a laptop,
-not for good numbers. Needs ``pip install gencondense[demo]``.
+not for good numbers. Needs ``pip install -e '.[demo]'``.
 """
 
 from condense_core import CondenseConfig, condense, evaluate

@@ -56,7 +56,8 @@ def add(run: Path, name: str, *, report: Path | None = None, zoo: Path = ZOO) ->
             "format.channels or format.precision"
         )
     if not isinstance(found, dict) or found.get("bytes") != size:
-        sys.exit(f"{report} is no report of {source}: evaluate that file alone")
+        where = report or run / "report.json"
+        sys.exit(f"{where} is no report of {source}: evaluate that file alone")
     zoo.mkdir(exist_ok=True)
     atomic_write_bytes(zoo / f"{name}.safetensors", source.read_bytes())
     atomic_write_text(zoo / f"{name}.yaml", config.to_yaml())

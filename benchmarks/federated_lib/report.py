@@ -31,6 +31,7 @@ class Line:
     bytes_up: float
     bytes_down: float
     client_seconds: float | None
+    smoothing: float | None = None
 
     @property
     def accuracy(self) -> float:
@@ -54,11 +55,13 @@ def read_lines(folder: Path) -> list[Line]:
         first = settings.setdefault(run["dataset"], run["setting"])
         if run["setting"] != first:
             raise SystemExit(f"{path}: {run['setting']}, but others have {first}")
+        smoothing = _smoothing(run)
         last = run["points"][-1]["rounds"]
         for point in run["points"]:
             if point["rounds"] in SHOWN_ROUNDS or point["rounds"] == last:
                 key = (run["dataset"], run["partition"], run["row"])
-                found[*key, run["upload_bytes"], point["rounds"]].append((point, run))
+                key = (*key, run["upload_bytes"], point["rounds"], smoothing)
+                found[key].append((point, run))
     if not found:
         raise SystemExit(f"no results in {folder}")
     lines = [_line(key, runs) for key, runs in found.items()]
@@ -75,14 +78,27 @@ def read_lines(folder: Path) -> list[Line]:
     )
 
 
+def _smoothing(run: dict[str, Any]) -> float | None:
+    """Of the labels a server trains with; None for rows whose clients train.
+
+    Files from before it was an option say nothing of the server.
+    """
+    if not ROWS[run["row"]].served:
+        return None
+    smoothing: float = run.get("server", {}).get("label_smoothing", 0.0)
+    return smoothing
+
+
 def _line(key: tuple, runs: list[tuple[dict, dict[str, Any]]]) -> Line:
     seconds = [
         statistics.mean(run["client_seconds"]) * point["rounds"] / _rounds(run)
         for point, run in runs
         if run["client_seconds"]
     ]
+    *key, smoothing = key
     return Line(
         *key,
+        smoothing=smoothing,
         accuracies=tuple(point["accuracy"] for point, _ in runs),
         bytes_up=statistics.mean(point["bytes_up"] for point, _ in runs),
         bytes_down=statistics.mean(point["bytes_down"] for point, _ in runs),
@@ -99,7 +115,8 @@ def table(lines: list[Line]) -> str:
     parts = [
         "<!-- written by benchmarks/federated_report.py; do not edit -->\n",
         "Mean ± sample standard deviation over seeds (partition, initialisation, "
-        "batches). Bytes are those of all clients together.\n",
+        "batches). Bytes are those of all clients together. A server trains with "
+        "smoothed labels unless the row says otherwise.\n",
     ]
     for dataset, partition in dict.fromkeys((n.dataset, n.partition) for n in lines):
         parts.append(f"### {dataset}, {partition}\n")
@@ -117,8 +134,9 @@ def _text(line: Line) -> str:
     spread = f" ± {line.deviation:.1f}" if len(line.accuracies) > 1 else ""
     seconds = "–" if line.client_seconds is None else f"{line.client_seconds:.0f}"
     budget = f"{line.budget:,}" if line.budget else "–"
+    hard = ", hard labels" if line.smoothing == 0 else ""
     cells = (
-        ROWS[line.row].label,
+        ROWS[line.row].label + hard,
         f"{line.rounds}",
         budget,
         f"{line.accuracy:.1f}{spread}",

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from federated_lib.images import (
+    choose_files,
     choose_herded,
     choose_random,
     condensed_of,
@@ -31,12 +33,14 @@ class Row:
         run: Called with cell, setting, data, folder of the data and rounds.
         bounded: Whether clients send at most ``--upload-bytes``.
         several: Whether it takes ``--rounds``.
+        served: Whether the server trains, with `ServerSettings`.
     """
 
     label: str
     run: Run
     bounded: bool = True
     several: bool = False
+    served: bool = True
 
 
 def _centralised(
@@ -103,21 +107,33 @@ ROWS = {
         "ours, all images at one client", _ours_in_one_place("federated")
     ),
     "fedavg-one-shot": Row(
-        "one-shot FedAvg, 10 local epochs", _one_shot, bounded=False
+        "one-shot FedAvg, 10 local epochs", _one_shot, bounded=False, served=False
     ),
     "ensemble": Row(
         "ensemble of local models, 10 epochs",
         lambda c, s, f, root, rounds: ensemble(c, s, f),
         bounded=False,
+        served=False,
     ),
-    "fedavg": Row("FedAvg", _local(), bounded=False, several=True),
-    "fedprox": Row("FedProx", _local(proximal=True), bounded=False, several=True),
-    "fedavg-equal-bytes": Row("FedAvg for the bytes of ours", _equal_bytes()),
+    "fedavg": Row("FedAvg", _local(), bounded=False, several=True, served=False),
+    "fedprox": Row(
+        "FedProx", _local(proximal=True), bounded=False, several=True, served=False
+    ),
+    "fedavg-equal-bytes": Row(
+        "FedAvg for the bytes of ours", _equal_bytes(), served=False
+    ),
     "fedprox-equal-bytes": Row(
-        "FedProx for the bytes of ours", _equal_bytes(proximal=True)
+        "FedProx for the bytes of ours", _equal_bytes(proximal=True), served=False
     ),
-    "real-random": Row("random real images", _images(lambda d: choose_random)),
-    "real-herded": Row("herded real images", _images(lambda d: choose_herded)),
+    "real-random": Row("random real images, raw", _images(lambda d: choose_random)),
+    "real-png": Row(
+        "random real images, PNG", _images(lambda d: partial(choose_files, kind="png"))
+    ),
+    "real-jpeg": Row(
+        "random real images, JPEG",
+        _images(lambda d: partial(choose_files, kind="jpeg")),
+    ),
+    "real-herded": Row("herded real images, raw", _images(lambda d: choose_herded)),
     "pixels": Row("condensed pixels", _images(condensed_of)),
     "ours": Row("**ours**, one shot", _ours()),
     "ours-missing": Row(

@@ -129,17 +129,26 @@ def model_of(cell: Cell, setting: Setting) -> ModelSettings:
     )
 
 
-def is_done(path: Path, setting: Setting) -> bool:
+def is_done(path: Path, setting: Setting, rounds: int = 1) -> bool:
     """Whether a cell was computed before.
 
+    Args:
+        path: Its file.
+        setting: That it should have.
+        rounds: That it should have at least.
+
     Raises:
-        SystemExit: It was, but with another setting.
+        SystemExit: It was, but with another setting or for fewer rounds.
     """
     if not path.exists():
         return False
-    found = json.loads(path.read_text())["setting"]
+    content = json.loads(path.read_text())
+    found = content["setting"]
     if found != asdict(setting):
         sys.exit(f"{path} was made with {found}: choose another --out")
+    last = content["points"][-1]["rounds"]
+    if last < rounds:
+        sys.exit(f"{path} ends after round {last}, not {rounds}: choose another --out")
     return True
 
 

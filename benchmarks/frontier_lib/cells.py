@@ -5,6 +5,7 @@ import platform
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -82,13 +83,18 @@ def save(
     points: list[Point],
     seconds: float,
     note: str = "",
+    configuration: dict[str, Any] | None = None,
 ) -> None:
-    """Write a file that is whole or not there."""
+    """Write a file that is whole or not there.
+
+    ``configuration`` is what was condensed with, None for real images.
+    """
     content = {
         **asdict(cell),
         "setting": asdict(setting),
         "points": [asdict(point) for point in points],
         "note": note,
+        "configuration": configuration,
         "seconds": seconds,
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),

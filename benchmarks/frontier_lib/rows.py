@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from image_files import decode, encode
 
 from condense_core import CondenseConfig, CondensedDataset
 from condense_core.artefact.compact import pack
@@ -19,7 +20,6 @@ from condense_core.evaluate import evaluate
 from condense_core.runs.run import condense
 from condense_core.seeding import derive_seed
 from frontier_lib.cells import Cell, Point, Setting
-from frontier_lib.files import decode, encode
 
 PRECISIONS = ("fp32", "fp16", "int8")
 

@@ -20,6 +20,7 @@ from paper_lib.commands import (
 from paper_lib.grid import Cell
 from paper_lib.results import (
     condensed_with,
+    configuration_of,
     evaluate_seconds,
     is_done,
     read_results,
@@ -84,7 +85,11 @@ def _condense(cell: Cell, setting: Setting, place: Place, deadline: Deadline) ->
     """Go on condensing for a cell; whether what it evaluates is there."""
     command = condense_command(cell, setting, place)
     run = place.run_of(cell, setting)
-    if command is None or (run / "report.json").exists():
+    if command is None:
+        return True
+    if (run / "report.json").exists():
+        if condensed_with(run) != configuration_of(command):
+            raise CommandError(f"{run} was made otherwise: delete it")
         return True
     run.parent.mkdir(parents=True, exist_ok=True)
     seconds = _run(command, _log_of(cell, setting, place), deadline)

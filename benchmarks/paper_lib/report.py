@@ -189,7 +189,9 @@ def _comparisons(results: Results) -> Iterator[str]:
         for column in TABLES[key].columns:
             mine, theirs = results.of(column, row), results.of(column, other)
             for recipe in (r for r in RECIPES if r in mine and r in theirs):
-                yield _comparison(column, recipe, text, mine[recipe], theirs[recipe])
+                pair = mine[recipe], theirs[recipe]
+                if pair[0]["setting"] == pair[1]["setting"]:  # the same steps
+                    yield _comparison(column, recipe, text, *pair)
     yield ""
 
 

@@ -13,7 +13,12 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import federated
 import one_client
-from federated_lib.images import choose_herded, choose_random, condensed_of
+from federated_lib.images import (
+    choose_files,
+    choose_herded,
+    choose_random,
+    condensed_of,
+)
 from federated_lib.local_training import run_at_equal_bytes, train_locally
 from federated_lib.one_client_report import one_client_table
 from federated_lib.report import plot, read_lines, table
@@ -21,6 +26,7 @@ from federated_lib.rows import ROWS
 from federated_lib.setting import Cell, Setting, load_federation
 
 from condense_core.networks import build_network
+from condense_core.seeding import make_generator
 from flower_strategy.settings import ServerSettings
 
 QUICK = (
@@ -103,6 +109,9 @@ def test_what_is_there_is_not_computed_again(results, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in results.glob("*.json")} == before
     with pytest.raises(SystemExit, match="choose another --out"):
         run(monkeypatch, results, "--rows", "ours", "--train-steps", "3")
+    with pytest.raises(SystemExit, match="ends after round 2, not 3"):
+        run(monkeypatch, results, "--rows", "fedavg", "--rounds", "3")
+    run(monkeypatch, results, "--rows", "fedavg,ours", "--rounds", "1")
 
 
 def test_an_unknown_row_is_refused(results, monkeypatch):
@@ -114,11 +123,22 @@ def test_report(results, tmp_path):
     lines = read_lines(results)
     text = table(lines)
     assert "| FedAvg | 2 |" in text
+    assert "hard labels" not in text
     assert "| **ours**, one shot | 1 | 8,000 |" in text
     plot(lines, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
     with pytest.raises(SystemExit, match="no results"):
         read_lines(tmp_path)
+
+
+def test_a_row_from_before_labels_were_smoothed_says_so(results, tmp_path):
+    for row, budget in (("ours", 8000), ("fedavg", 0)):
+        old = read(results, row, budget)
+        del old["server"]
+        (tmp_path / f"{row}.json").write_text(json.dumps(old))
+    text = table(read_lines(tmp_path))
+    assert "| **ours**, one shot, hard labels | 1 |" in text
+    assert "| FedAvg | 2 |" in text
 
 
 @pytest.mark.parametrize(
@@ -150,8 +170,8 @@ def test_the_list_names_every_row(monkeypatch, capsys):
 def test_images_are_the_clients_own_within_the_bytes(federation, choose, monkeypatch):
     monkeypatch.setattr("federated_lib.images.HERDING_STEPS", 1)
     share = federation.shares[0]
-    images, labels = choose(share, 2_000, 0)
-    assert 0 < images.nbytes <= 2_000
+    images, labels, size = choose(share, 2_000, 0)
+    assert 0 < size == images.nbytes <= 2_000
     own = {
         (tuple(image.flatten().tolist()), int(label))
         for image, label in zip(share.images, share.labels, strict=True)
@@ -160,11 +180,30 @@ def test_images_are_the_clients_own_within_the_bytes(federation, choose, monkeyp
         assert (tuple(image.flatten().tolist()), int(label)) in own
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_as_many_images_as_their_files_have_room_for(federation, kind):
+    share = federation.shares[0]
+    images, labels, size = choose_files(share, 4_000, 0, kind=kind)
+    assert 0 < size <= 4_000
+    assert len(images) == len(labels) < len(share)
+    order = torch.randperm(len(share), generator=make_generator(0, "random"))
+    chosen = order[: len(images)]
+    assert labels.bincount(minlength=10).tolist() == (
+        share.labels[chosen].bincount(minlength=10).tolist()
+    )
+    if kind == "png":  # keeps every bit: the very images, class by class
+        by_class = chosen[share.labels[chosen].argsort(stable=True)]
+        assert torch.equal(images, share.images[by_class])
+    everything, _, least = choose_files(share, 10**6, 0, kind=kind)
+    assert len(everything) == len(share)
+    assert size < least
+
+
 def test_condensed_pixels_keep_the_bytes(federation, monkeypatch):
     monkeypatch.setattr("federated_lib.images.PIXEL_UPDATES", 40)
-    images, labels = condensed_of("mnist")(federation.shares[0], 1_500, 0)
+    images, labels, size = condensed_of("digits")(federation.shares[0], 1_500, 0)
     assert images.dtype == torch.uint8
-    assert 0 < images.nbytes <= 1_500
+    assert 0 < size == images.nbytes <= 1_500
     assert set(labels.tolist()) <= set(federation.shares[0].labels.tolist())
 
 
@@ -221,6 +260,11 @@ def test_one_client_is_measured_row_by_row(monkeypatch, tmp_path, capsys):
     assert ours["bytes"] > 10_000
     one_client.main()  # made already: only shown
     assert capsys.readouterr().out == printed
+    assert images["model"]["low_pass"] == 0.0 < ours["model"]["low_pass"]
+    for more in (["--networks", "3"], ["--images", "50"]):
+        monkeypatch.setattr(sys, "argv", [*line, *more])
+        with pytest.raises(SystemExit, match="choose another --out"):
+            one_client.main()
     text = one_client_table(tmp_path)
     assert "### digits, one client" in text
     assert f"| {images['bytes']:,} | – | 2 |" in text

@@ -12,9 +12,9 @@ pytest.importorskip("sklearn")
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 import frontier
-from frontier_lib.files import decode, encode
 from frontier_lib.report import plot, read, table
 from frontier_lib.rows import CURVES, ROWS, preset_of
+from image_files import decode, encode
 
 from condense_core.config.presets import PRESETS
 from condense_core.seeding import make_generator

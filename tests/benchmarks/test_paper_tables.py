@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -218,6 +219,22 @@ def test_what_is_there_is_not_measured_again(results, monkeypatch):
     assert run(monkeypatch, results, "--only", "digits_ipc1_random*") == 0
     with pytest.raises(SystemExit, match="choose another --out"):
         run(monkeypatch, results, "--only", "digits_ipc1_random*", "--seed", "3")
+
+
+def test_a_run_that_was_condensed_otherwise_is_not_taken(
+    results, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(results / "cpu", tmp_path / "cpu")
+    (path,) = (tmp_path / "cpu").glob("digits_ipc1_ours_*.json")
+    path.unlink()  # the run is there, its evaluation is not
+    in_process(monkeypatch)
+    other = [*QUICK, "loss.tau=0.7"]
+    only = ["--only", "digits_ipc1_ours_convnet_paper-300"]
+    assert run(monkeypatch, tmp_path, *only, overrides=other) == 1
+    assert "was made otherwise: delete it" in capsys.readouterr().out
+    assert not path.exists()
+    assert run(monkeypatch, tmp_path, *only) == 0
+    assert path.exists()
 
 
 def test_commands_stop_in_time_and_condensing_goes_on(tmp_path, monkeypatch, capsys):

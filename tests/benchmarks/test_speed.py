@@ -89,3 +89,33 @@ def test_the_report_has_a_row_for_every_file(run, tmp_path, monkeypatch):
     assert "## Augmentation" in text
     assert "| `digits` teacher.steps=1" in text
     assert "## Real images" not in text
+
+
+def test_a_million_images_in_small(tmp_path, monkeypatch):
+    out = tmp_path / "million.json"
+    line = f"million --scratch {tmp_path}/scratch --classes 12 --each 4 --size 16"
+    line += f" --updates 5 --teacher-steps 1 --evaluation-steps 1 --out {out}"
+    monkeypatch.setattr(sys, "argv", line.split())
+    importlib.import_module("million").main()
+    result = json.loads(out.read_text())
+    assert result["images"] == 48
+    phases = [row["phase"] for row in result["phases"]]
+    assert phases == ["cache", "open again", "teacher", "condense", "evaluate"]
+    assert result["peak_gb"] == max(row["peak_gb"] for row in result["phases"]) > 0
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_what_grows(tmp_path, monkeypatch):
+    module, out = importlib.import_module("growth"), tmp_path / "growth.json"
+    monkeypatch.setattr(module, "SWEEPS", {"ipc": [{"ipc": 1}, {"ipc": 3}]})
+    monkeypatch.setattr(module, "memory_of", lambda *_: 1)  # forks: not among threads
+    line = f"growth --rounds 1 --width 4 --association 1 --out {out}"
+    monkeypatch.setattr(sys, "argv", line.split())
+    module.main()
+    generator, pixels = json.loads(out.read_text())["growth"]
+    assert pixels["learnable"] == pixels["stored"] == 3
+    assert 1 < generator["learnable"] < 1.5
+    text = importlib.import_module("performance_report").report(
+        [json.loads(out.read_text())]
+    )
+    assert "| pixels | ipc 1 to 3 | 3.00 | 3.00 |" in text
