@@ -17,6 +17,7 @@ from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from avalanche_plugin.slot import Key
 from condense_core import DataError
 
 NO_LABELS = "the samples of an experience have no labels: replay needs (x, y)"
@@ -94,16 +95,19 @@ def image_shape(dataset: Any) -> tuple[int, int, int]:
     return shape
 
 
-def count_classes(dataset: Any) -> int:
-    """Number of labels, of the samples themselves where a data set has no list of them.
+def class_keys(dataset: Any) -> tuple[Key, ...]:
+    """(label, task) of every class, of the samples where a data set does not list them.
 
     Raises:
         DataError: As `read_experience`.
     """
     targets = getattr(dataset, "targets", None)
     if targets is None:
-        return len(read_experience(dataset)[1].unique())
-    return len(set(targets.uniques))
+        _, labels, tasks = read_experience(dataset)
+        return tuple(dict.fromkeys(zip(labels.tolist(), tasks.tolist(), strict=True)))
+    of_tasks = getattr(dataset, "targets_task_labels", None)
+    numbers = (0,) if of_tasks is None else sorted(of_tasks.uniques)
+    return tuple((label, task) for task in numbers for label in sorted(targets.uniques))
 
 
 def read_experience(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -135,17 +135,22 @@ class GeneratorMemory:
     def require(
         self,
         image_shape: tuple[int, int, int],
-        classes: int,
+        keys: tuple[Key, ...],
         *,
         expected: int | None = None,
     ) -> None:
         """Check that the next experience will fit, before anything is trained.
 
+        Args:
+            image_shape: (C, H, W) of its images.
+            keys: (label, task) of its classes.
+            expected: As for `observe`.
+
         Raises:
             BudgetError: The budget is too small; says the minimum.
         """
-        # Their labels are not known yet: longer ones than most streams have.
-        keys = tuple((1000 + label, 10) for label in range(classes))
+        if self.policy == "shared":
+            keys = tuple(dict.fromkeys([*self.classes, *keys]))
         share = self._share_for(len(self.slots) + 1, expected)
         self._fitted(image_shape, keys, share)
         if self.policy == "experience":
@@ -366,7 +371,8 @@ class GeneratorMemory:
                 f"the smallest of {len(keys)} classes of "
                 f"{'x'.join(map(str, image_shape))} images has {error.minimum}: give "
                 f"the memory at least {error.minimum * self.budget // share + 1} bytes"
-                ", or share one generator (policy='shared')",
+                + ", or share one generator (policy='shared')"
+                * (self.policy == "experience"),
                 minimum=error.minimum,
             ) from error
 

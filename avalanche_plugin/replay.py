@@ -18,7 +18,7 @@ from torch import Tensor
 from avalanche_plugin.detail import lend_detail, matching_sigma
 from avalanche_plugin.experiences import (
     Boundaries,
-    count_classes,
+    class_keys,
     expected_experiences,
     image_shape,
     isolated_randomness,
@@ -121,6 +121,7 @@ class GenerativeReplayPlugin(
         self.memory: ReplayMemory = (
             self._build_memory(1, "cpu") if memory is None else memory
         )
+        self._checked = False  # the present experience
         self._iterations = 0
         self._sigma: float | None = None  # of detail; None until a minibatch is seen
         self._boundaries = Boundaries()
@@ -147,12 +148,13 @@ class GenerativeReplayPlugin(
         """
         self._sigma = None
         memory = self.memory
-        if not isinstance(memory, GeneratorMemory):
-            return
+        first = getattr(strategy.experience, "is_first_subexp", True)
+        if not isinstance(memory, GeneratorMemory) or (self._checked and not first):
+            return  # what an online slice belongs to was checked with the first
         experience = self._boundaries.origin(strategy.experience)
         with isolated_randomness():
             shape = image_shape(experience.dataset)
-            classes = count_classes(experience.dataset)
+            keys = class_keys(experience.dataset)
         if not self._given:
             device = self.device or strategy.device
             if memory.classes:
@@ -160,8 +162,8 @@ class GenerativeReplayPlugin(
             else:
                 budget = self.mem_bytes or self.mem_size * math.prod(shape)
                 memory = self._build_memory(budget, device)
-        memory.require(shape, classes, expected=self._expected(experience))
-        self.memory = memory
+        memory.require(shape, keys, expected=self._expected(experience))
+        self.memory, self._checked = memory, True
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Join generated images of the classes seen so far to the minibatch."""
@@ -211,6 +213,7 @@ class GenerativeReplayPlugin(
                 f"the plugin's state has no {sorted(missing)[0]!r}: load another state"
             )
         self.memory.load_state_dict(state["memory"])
+        self._checked = False
         self._iterations = state["iterations"]
 
     @torch.no_grad()

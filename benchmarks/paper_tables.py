@@ -84,6 +84,8 @@ def main() -> int:
         device = resolve_device(arguments.device)
     except CondenseError as error:
         sys.exit(str(error))
+    if any(text.startswith("time_budget=") for text in arguments.overrides):
+        sys.exit("time_budget makes cells of other lengths: use --time-budget")
     scale = arguments.scale or ("full" if device.type == "cuda" else "cpu")
     setting = Setting(
         scale=scale,

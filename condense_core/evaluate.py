@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from condense_core.compute.devices import resolve_device
 from condense_core.data import ImageData, PixelStatistics, as_image_data
+from condense_core.data.convert import read_samples
 from condense_core.ensemble import EnsembleMode, trained_networks
 from condense_core.errors import ConfigError, DataError
 from condense_core.networks import FeatureNetwork, build_network
@@ -137,7 +138,7 @@ def evaluate(
     Args:
         train: A condensed data set, an `ImageData`, a pair of images (N, C, H, W)
             (uint8, or float in [0, 1], then rounded to 8 bits; not normalised) and
-            labels (N,) 0..Y-1, or a map-style Dataset, read as by `as_image_data`.
+            labels (N,) 0..Y-1, or a map-style Dataset of (image, label).
         test: The same; usually the real test data.
         recipe: A key of `RECIPES`, or a `Recipe`.
         network: A key of `condense_core.networks.NETWORKS`.
@@ -311,7 +312,10 @@ _Readable = ImageData | CondensedLike | tuple[Tensor, Tensor]
 
 
 def _readable(source: Source, name: str) -> _Readable:
-    """A Dataset as what it holds; anything else is one of the kinds left already."""
+    """A Dataset as what it holds; anything else is one of the kinds left already.
+
+    One that names no classes is a pair: which labels occur in it is no list of them.
+    """
     if isinstance(source, TensorDataset):
         return source.tensors[0], source.tensors[1]
     if isinstance(source, list) and len(source) == 2:
@@ -319,6 +323,10 @@ def _readable(source: Source, name: str) -> _Readable:
     condensed = callable(getattr(source, "images", None))
     if condensed or isinstance(source, ImageData | tuple):
         return cast(_Readable, source)
+    if not isinstance(getattr(source, "classes", None), tuple | list):
+        images, labels = read_samples(source, name=name)
+        if labels.dtype.kind in "iu":
+            return images, torch.from_numpy(labels)
     return as_image_data(source, name=name)
 
 

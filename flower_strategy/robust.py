@@ -17,6 +17,7 @@ from torch import Tensor
 
 from condense_core.networks import build_network
 from condense_core.seeding import make_generator
+from flower_strategy.aggregation import images_at_once
 from flower_strategy.payload import Contribution
 
 PEERS = 3  # fewer have no median to speak of
@@ -74,9 +75,13 @@ def _features(
     for contribution in contributions:
         for local, label in enumerate(contribution.class_ids):
             draw = make_generator(seed, "robust", contribution.client, label)
-            images, _ = contribution.condensed.sample(
-                IMAGES, classes=[local], fresh=True, generator=draw
-            )
+            condensed = contribution.condensed
+            at_once = min(IMAGES, images_at_once(condensed.spec))
+            parts = [
+                condensed.sample(at_once, classes=[local], fresh=True, generator=draw)
+                for _ in range(-(-IMAGES // at_once))
+            ]
+            images = torch.cat([images for images, _ in parts])
             outputs = network.layer_features(2.0 * images - 1.0)
             # Instance norm hides brightness and contrast: the pixels are looked at too.
             means = [images.mean(0).flatten(), *(o.mean(0).flatten() for o in outputs)]

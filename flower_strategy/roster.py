@@ -81,7 +81,10 @@ class Roster:
         if self._node_of.get(name, node) != node:
             raise PayloadError("another node has this client name")
         if self._name_of.get(node, name) != name:
-            raise PayloadError("this node has used another client name")
+            raise PayloadError(
+                "this node has used another client name: set client-name in its node "
+                "config"
+            )
         self._node_of[name], self._name_of[node] = node, name
 
     def greet(self, node: int) -> str | None:

@@ -99,7 +99,7 @@ def write_json(target: str | None, content: Any) -> None:
     """
     if target is None:
         return
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(content, indent=2, ensure_ascii=False)
     if target == "-":
         print(text)
         return

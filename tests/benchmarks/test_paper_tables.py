@@ -315,6 +315,7 @@ def test_the_list_shows_cells_and_commands(results, monkeypatch, capsys):
         (["--recipes", "paper-400"], "unknown recipe"),
         (["--npz", "cifar100"], "write NAME=FOLDER"),
         (["--device", "tpu"], "tpu"),
+        (["--set", "time_budget=60"], "use --time-budget"),
     ],
 )
 def test_bad_arguments_are_refused(tmp_path, monkeypatch, arguments, message):

@@ -74,6 +74,15 @@ def test_any_data_set_of_images_and_labels_is_taken(data):
         assert run(source, data).accuracies == expected
 
 
+def test_labels_that_do_not_occur_in_a_data_set_change_no_others(data):
+    some = data.labels != 0
+    pair = data.images[some], data.labels[some]
+    expected = run(data, pair).accuracies
+    listed = [(image, int(label)) for image, label in zip(*pair, strict=True)]
+    for source in (TensorDataset(*pair), Subset(listed, range(len(listed)))):
+        assert run(data, source).accuracies == expected
+
+
 @pytest.mark.usefixtures("untouched_global_rng")
 def test_the_seed_decides_the_accuracies(data, noise):
     recipe = Recipe("short", epochs=5, batch_size=8, augment="color_crop_flip")

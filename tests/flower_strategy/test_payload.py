@@ -8,6 +8,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from flower_strategy.npy import PayloadError
 from flower_strategy.payload import content_bytes, decode, encode, payload_size
+from flower_strategy.privacy import NoisyStatistics, PrivacyConfig
 
 
 def changed(content, **values):
@@ -53,17 +54,20 @@ def test_size_is_known_before_training(contribute, precision, blocks):
 
 
 def test_size_of_a_private_contribution_is_known_too(contribute):
-    report = {
-        "mechanism": "gaussian",
-        "epsilon": 0.1234567890123456,
-        "delta": 1e-5,
-        "sigma": 12.34567890123456,
-        "clip": 0.2,
-        "noised_counts": "x" * 80,
-    }
-    sent = replace(contribute("c" * 64, (0,)), privacy=report)
-    size = content_bytes(encode(sent))
-    assert size <= payload_size(sent.condensed.spec, "fp16", private=True)
+    config = PrivacyConfig(epsilon=1.2345678901234, delta=1.2345678901234e-5)
+    report = NoisyStatistics(
+        sums_YD=torch.zeros(1, 4),
+        counts_Y=torch.ones(1),
+        classes=("a",),
+        image_shape=(1, 8, 8),
+        config=config,
+    ).report()
+    sent = replace(contribute("c" * 64, (0,), (10**9,)), privacy=report)
+    spec = sent.condensed.spec
+    bound = payload_size(spec, "fp16", private=True)
+    assert content_bytes(encode(sent)) <= bound
+    # Room for the longest report, whatever room name and counts leave.
+    assert bound - payload_size(spec, "fp16") >= len(json.dumps(report))
 
 
 def test_bytes_count_arrays_texts_and_numbers():
