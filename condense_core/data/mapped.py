@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 MOST_RESIDENT = 2**29  # bytes of pages touched before they are handed back
-_FAULT = 2**16  # bytes the kernel maps around a touched page (fault_around_bytes)
+# Bytes that the kernel may map for one touched page: where the file system keeps a file
+# in large folios, a whole huge page.
+_FAULT = 2**21
 
 
 class _Map(mmap.mmap):

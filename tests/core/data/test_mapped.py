@@ -1,3 +1,6 @@
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +51,27 @@ def test_handing_pages_back_changes_no_pixel(pair, tell):
     gather(images, torch.arange(50))
     assert "MADV_DONTNEED" in tell
     assert torch.equal(images, plain)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="of Linux")
+def test_what_is_resident_stays_within_bounds(tmp_path, monkeypatch):
+    """Also where the file lies in the page cache in huge pages: just written."""
+    shape = (5_000, 3, 64, 64)
+    path = tmp_path / "images.u8"
+    path.write_bytes(b"7" * math.prod(shape))
+    images = map_images(path, shape)
+    monkeypatch.setattr(mapped, "MOST_RESIDENT", 2**23)
+    draw, before = make_generator(0, "x"), resident()
+    for _ in range(100):
+        assert (gather(images, torch.randint(5_000, (2,), generator=draw)) == 55).all()
+        assert resident() - before < 2**25
+
+
+def resident() -> int:
+    """Bytes of mapped files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("RssFile"))
+    return 1024 * int(line.split()[1])
 
 
 def test_a_view_is_known_by_its_storage_and_a_copy_is_not(pair):
