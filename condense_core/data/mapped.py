@@ -58,12 +58,16 @@ def map_images(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 def gather(images: Tensor, index: Tensor) -> Tensor:
     """``images[index]``, on the device of ``images``."""
-    picked = images[index.to(images.device)]
-    mapping = _map_of(images)
-    if mapping is not None:
-        mapping.touched += picked.nbytes + index.numel() * _FAULT
+    index, mapping = index.to(images.device), _map_of(images)
+    if mapping is None:
+        return images[index]
+    each = images[0].nbytes + _FAULT
+    picked = []
+    for part in index.flatten().split(max(1, MOST_RESIDENT // each)):
+        picked.append(images[part])
+        mapping.touched += len(part) * each
         _release(mapping, beyond=MOST_RESIDENT)
-    return picked
+    return torch.cat(picked).view(*index.shape, *images.shape[1:])
 
 
 def chunks(images: Tensor, size: int) -> Iterator[Tensor]:

@@ -43,7 +43,7 @@ def test_reads_are_those_of_a_tensor_in_memory(pair, tell):
     assert torch.equal(gather(images, index), plain[index])
     for mine, theirs in zip(chunks(images, 7), plain.split(7), strict=True):
         assert torch.equal(mine, theirs)
-    assert tell.count("MADV_DONTNEED") == 1 + 8
+    assert tell.count("MADV_DONTNEED") == 4 + 8  # one by one
 
 
 def test_handing_pages_back_changes_no_pixel(pair, tell):
@@ -62,8 +62,9 @@ def test_what_is_resident_stays_within_bounds(tmp_path, monkeypatch):
     images = map_images(path, shape)
     monkeypatch.setattr(mapped, "MOST_RESIDENT", 2**23)
     draw, before = make_generator(0, "x"), resident()
-    for _ in range(100):
-        assert (gather(images, torch.randint(5_000, (2,), generator=draw)) == 55).all()
+    for count in (2,) * 50 + (500,):
+        index = torch.randint(5_000, (count,), generator=draw)
+        assert (gather(images, index) == 55).all()
         assert resident() - before < 2**25
 
 
