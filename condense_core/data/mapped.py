@@ -88,7 +88,7 @@ def expecting(view: Tensor) -> Tensor:
     """``view``, which the caller is about to read whole."""
     mapping = _map_of(view)
     if mapping is not None:
-        mapping.touched += view.nbytes
+        mapping.touched += view.nbytes + _FAULT
         _release(mapping, beyond=MOST_RESIDENT)  # of what was read before
     return view
 

@@ -7,7 +7,13 @@ import torch
 
 from condense_core.data import ImageData, mapped
 from condense_core.data.class_sampler import ClassSampler
-from condense_core.data.mapped import chunks, gather, is_mapped, map_images
+from condense_core.data.mapped import (
+    chunks,
+    expecting,
+    gather,
+    is_mapped,
+    map_images,
+)
 from condense_core.seeding import make_generator
 
 SHAPE = (50, 3, 8, 8)
@@ -65,6 +71,9 @@ def test_what_is_resident_stays_within_bounds(tmp_path, monkeypatch):
     for count in (2,) * 50 + (500,):
         index = torch.randint(5_000, (count,), generator=draw)
         assert (gather(images, index) == 55).all()
+        assert resident() - before < 2**25
+    for first in range(0, 5_000, 100):
+        assert (expecting(images[first : first + 4]) == 55).all()
         assert resident() - before < 2**25
 
 
