@@ -26,7 +26,7 @@ from condense_core.data.convert import (
     quantise,
     read_samples,
 )
-from condense_core.data.mapped import chunks
+from condense_core.data.mapped import chunks, gather
 from condense_core.errors import DataError
 
 MIN_STD = 1e-3
@@ -200,7 +200,10 @@ class ImageData:
         The classes stay, also those that are left without images.
         """
         index = index.to(self.images.device)
-        return replace(self, images=self.images[index], labels=self.labels[index])
+        if index.dtype == torch.bool:
+            index = index.nonzero().flatten()
+        images = gather(self.images, index)
+        return replace(self, images=images, labels=self.labels[index])
 
     def thin(self, most: int, generator: torch.Generator) -> "ImageData":
         """At most ``most`` images of each class, chosen at random, in their order.

@@ -72,6 +72,11 @@ def test_what_is_resident_stays_within_bounds(tmp_path, monkeypatch):
         index = torch.randint(5_000, (count,), generator=draw)
         assert (gather(images, index) == 55).all()
         assert resident() - before < 2**25
+    labels = torch.zeros(5_000, dtype=torch.int64)
+    data = ImageData(images=images, labels=labels, classes=("a",))
+    for index in (torch.arange(0, 5_000, 10), torch.arange(5_000) % 10 == 0):
+        assert (data.subset(index).images == 55).all()
+        assert resident() - before < 2**25
     for first in range(0, 5_000, 100):
         assert (expecting(images[first : first + 4]) == 55).all()
         assert resident() - before < 2**25
