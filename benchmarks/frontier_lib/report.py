@@ -93,6 +93,8 @@ def table(frontier: Frontier) -> str:
             "",
             _conditions(setting, frontier.notes[dataset]),
             "",
+            *("```sh", _command(dataset, setting), "```"),
+            "",
         ]
         lines += ["| stored | size | bytes | images | accuracy | networks |"]
         lines += ["|---|---:|---:|---:|---:|---:|"]
@@ -112,9 +114,17 @@ def _conditions(setting: dict[str, Any], note: str) -> str:
         f"scale {setting['scale']}. *size* is images a class, or the generator's "
         f"channels ({setting['generator_ipc']} images a class)."
     )
-    if setting["overrides"]:
-        text += " Changed: " + ", ".join(f"`{o}`" for o in setting["overrides"]) + "."
     return f"{text} {note}".rstrip()
+
+
+def _command(dataset: str, setting: dict[str, Any]) -> str:
+    """What measures all cells."""
+    options = ("recipe", "repeats", "width", "max_steps", "scale")
+    words = [f"--{k.replace('_', '-')} {setting[k]}" for k in options if setting[k]]
+    words += [f"--ipc {setting['generator_ipc']}"]
+    words += [f"--set {text}" for text in setting["overrides"]]
+    start = f"python benchmarks/frontier.py --dataset {dataset} --data-root DATA"
+    return " ".join([start, *words])
 
 
 def plot(frontier: Frontier, path: Path) -> None:
