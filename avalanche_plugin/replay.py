@@ -121,7 +121,7 @@ class GenerativeReplayPlugin(
         self.memory: ReplayMemory = (
             self._build_memory(1, "cpu") if memory is None else memory
         )
-        self._checked = False  # the present experience
+        self._checked = False  # whether an experience's first slice was seen and fits
         self._iterations = 0
         self._sigma: float | None = None  # of detail; None until a minibatch is seen
         self._boundaries = Boundaries()

@@ -316,7 +316,7 @@ def _readable(source: Source, name: str) -> _Readable:
 
     One that names no classes is a pair: which labels occur in it is no list of them.
     """
-    if isinstance(source, TensorDataset):
+    if isinstance(source, TensorDataset) and len(source.tensors) >= 2:
         return source.tensors[0], source.tensors[1]
     if isinstance(source, list) and len(source) == 2:
         return source[0], source[1]

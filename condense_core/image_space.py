@@ -9,10 +9,10 @@ averages out on its own.
 `ImageSpaceOptimiser` takes the step where the noise averages out, in the images, and
 then moves the generator to where they went: Adam updates one target image for every
 (class, code), and G and Z are fitted to the targets by a few steps of Adam on the
-squared error. The gradient is always taken at the images that G really makes. The
-A step on some of the images moves the other targets too, by the momentum they have, as
-Adam does with every parameter; G is fitted to them when their turn comes. The
-targets are scaffolding and are thrown away; they cost the memory of the images, so that
+squared error. The gradient is always taken at the images that G really makes. A step
+on some of the images moves the other targets too, by the momentum they have, as Adam
+does with every parameter; G is fitted to them when their turn comes. The targets are
+scaffolding and are thrown away; they cost the memory of the images, so that
 for very many images ``optimiser.name: adam`` is the choice.
 
 Shape legend: Y classes, K codes, C H W image.

@@ -1,6 +1,7 @@
 """Table and plot of the files that `frontier.py` wrote."""
 
 import json
+import shlex
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def table(frontier: Frontier) -> str:
             "",
             _conditions(setting, frontier.notes[dataset]),
             "",
-            *("```sh", _command(dataset, setting), "```"),
+            *("```sh", _command(dataset, setting, frontier.notes[dataset]), "```"),
             "",
         ]
         lines += ["| stored | size | bytes | images | accuracy | networks |"]
@@ -117,12 +118,13 @@ def _conditions(setting: dict[str, Any], note: str) -> str:
     return f"{text} {note}".rstrip()
 
 
-def _command(dataset: str, setting: dict[str, Any]) -> str:
-    """What measures all cells."""
+def _command(dataset: str, setting: dict[str, Any], note: str) -> str:
+    """What measures all cells; what has a note was read from arrays."""
     options = ("recipe", "repeats", "width", "max_steps", "scale")
     words = [f"--{k.replace('_', '-')} {setting[k]}" for k in options if setting[k]]
     words += [f"--ipc {setting['generator_ipc']}"]
     words += [f"--set {text}" for text in setting["overrides"]]
+    words += [f"--npz --note {shlex.quote(note)}"] * bool(note)
     start = f"python benchmarks/frontier.py --dataset {dataset} --data-root DATA"
     return " ".join([start, *words])
 
