@@ -55,7 +55,12 @@ CODES_PER_STEP = {"cifar100": 2}
 # higher rate, and a short window then covers more of the training; on photographs
 # such students overfit within the window.
 CAREFUL: Settings = {"window": 10, "max_age": 100, "learning_rate": 1e-2}
-QUICK: Settings = {"window": 12, "max_age": 120, "learning_rate": 3e-2}
+QUICK: Settings = {
+    "window": 12,
+    "max_age": 120,
+    "learning_rate": 3e-2,
+    "width": 32,
+}
 SHORT: Settings = {"window": 6, "max_age": 90, "learning_rate": 3e-2}
 CPU_STUDENTS = {"mnist": QUICK, "fashionmnist": QUICK}
 # What students learn from one image a class they learn while young: these, and their
@@ -64,13 +69,24 @@ CPU_STUDENTS = {"mnist": QUICK, "fashionmnist": QUICK}
 YOUNG: dict[str, Settings] = {
     "cifar10": {
         "loop": {"restarts": 24},
-        "unrolled": {"at_once": 4, "window": 10, "max_age": 30, "learning_rate": 3e-2},
+        "unrolled": {
+            "at_once": 4,
+            "window": 10,
+            "max_age": 30,
+            "learning_rate": 3e-2,
+            "width": 32,
+        },
     },
     "fashionmnist": {
         "augment": "none",
         "loop": {"restarts": 26},
-        "unrolled": {**QUICK, "max_age": 36, "width": 32},
+        "unrolled": {**QUICK, "max_age": 36},
     },
+}
+# Ten drawings a class: as far as each still gained.
+TEN_DRAWINGS: dict[str, Settings] = {
+    "mnist": {"loop": {"restarts": 24}},
+    "fashionmnist": {"loop": {"restarts": 12}, "unrolled": {"width": 32}},
 }
 
 
@@ -257,8 +273,8 @@ def _cpu(name: str, images_per_class: int) -> Settings:
     }
     if one and name in YOUNG:
         settings = merge(settings, _one_a_class(name))
-    if images_per_class == 10 and name in CPU_STUDENTS:
-        settings |= _unrolled_at_ten()
+    if images_per_class == 10 and name in TEN_DRAWINGS:
+        settings |= merge(_unrolled_at_ten(), TEN_DRAWINGS[name])
     return merge(settings, MANY_CLASSES_CPU.get(name, {}))
 
 
@@ -280,7 +296,6 @@ def _unrolled_at_ten() -> Settings:
     return {
         "loss": STUDENTS_ALONE,
         "loop": {
-            "restarts": 6,
             "network_updates": 10,
             "generator_updates": 10,
             "network_batch": 32,
