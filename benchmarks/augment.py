@@ -20,14 +20,14 @@ def main() -> None:
     options.add_argument("--shape", type=int, nargs=3, default=[1, 28, 28])
     arguments = options.parse_args()
     device = start(arguments)
-    draw = make_generator(0, "benchmark-augment")
-    images = torch.randn(arguments.images, *arguments.shape, generator=draw).to(device)
+    rng = make_generator(0, "benchmark-augment")
+    images = torch.randn(arguments.images, *arguments.shape, generator=rng).to(device)
 
     rows = {}
     for name in OPERATIONS:
         batched = SiameseAugment((name,))
         alone = PerSampleAugment(batched)
-        drawn = batched.draw(len(images), draw, device)
+        drawn = batched.draw(len(images), rng, device)
         difference = batched.apply(images, drawn) - alone.apply(images, drawn)
         seconds = interleaved(
             {

@@ -34,8 +34,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from condense_core.compute.mode import compute_scope, resolve_precision
 from condense_core.config import CondenseConfig
 from condense_core.data.class_sampler import ClassSampler
-from condense_core.engine import LOG_EVERY, condense_loop
+from condense_core.engine import condense_loop
 from condense_core.loop_state import LoopState
+from condense_core.monitor import LOG_EVERY
 from condense_core.runlog import RunLog
 from condense_core.runs.experiment import load_splits
 from condense_core.seeding import make_generator, seeded_initialisation
@@ -91,8 +92,8 @@ def main() -> None:
     )
     with seeded_initialisation(config.seed, "benchmark"):
         synthesiser = build_synthesiser(spec)
-    draw = make_generator(config.seed, "benchmark-embedding")
-    synthesiser.class_embedding.normal_(generator=draw)
+    rng = make_generator(config.seed, "benchmark-embedding")
+    synthesiser.class_embedding.normal_(generator=rng)
     synthesiser.to(device)
 
     def prepared(kind, settings: CondenseConfig) -> LoopState:

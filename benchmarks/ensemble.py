@@ -27,9 +27,9 @@ def main() -> None:
     arguments = options.parse_args()
     device = start(arguments)
 
-    draw = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     count = arguments.classes * arguments.ipc
-    images = torch.rand(count, *arguments.shape, generator=draw).to(device)
+    images = torch.rand(count, *arguments.shape, generator=rng).to(device)
     labels = torch.arange(count, device=device) % arguments.classes
     channels = arguments.shape[0]
     training = {

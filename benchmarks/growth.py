@@ -155,9 +155,9 @@ def configured(point: Point, options: argparse.Namespace) -> CondenseConfig:
 
 def synthetic(point: Point, device: torch.device) -> ImageData:
     shape = (point.classes * REAL_IMAGES, 3, point.size, point.size)
-    draw = make_generator(0, "images")
+    rng = make_generator(0, "images")
     return ImageData(
-        images=torch.randint(0, 256, shape, generator=draw).to(torch.uint8),
+        images=torch.randint(0, 256, shape, generator=rng).to(torch.uint8),
         labels=torch.arange(point.classes).repeat_interleave(REAL_IMAGES),
         classes=tuple(map(str, range(point.classes))),
     ).to(device)

@@ -39,10 +39,10 @@ def main() -> None:
     arguments = options.parse_args()
     device = start(arguments)
 
-    draw = make_generator(0, "benchmark-loader")
+    rng = make_generator(0, "benchmark-loader")
     size = (arguments.images, *arguments.shape)
     data = ImageData(
-        images=torch.randint(0, 256, size, generator=draw, dtype=torch.uint8),
+        images=torch.randint(0, 256, size, generator=rng, dtype=torch.uint8),
         labels=torch.arange(arguments.images) % arguments.classes,
         classes=tuple(str(label) for label in range(arguments.classes)),
     )
@@ -52,18 +52,18 @@ def main() -> None:
         batch_size=arguments.batch,
         shuffle=True,
         num_workers=arguments.workers,
-        generator=draw,
+        generator=rng,
     )
     batches = len(loader)
     per_class = arguments.batch // arguments.classes
 
     def epoch() -> None:
         for _ in range(batches):
-            statistics.normalise(sampler.batch(arguments.batch, draw)[0])
+            statistics.normalise(sampler.batch(arguments.batch, rng)[0])
 
     def by_class() -> None:
         for _ in range(batches):
-            statistics.normalise(sampler.sample(per_class, draw))
+            statistics.normalise(sampler.sample(per_class, rng))
 
     def reference() -> None:
         for images, labels in loader:

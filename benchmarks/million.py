@@ -123,8 +123,8 @@ def synthetic(
 ) -> ImageData:
     """A pattern for each class, half hidden in noise, through the cache."""
     count, values = arguments.classes * each, shape[0] * shape[1] * shape[2]
-    draw = make_generator(0, "million", split)
-    bank = torch.randint(0, 128, (PART * values * 2,), generator=draw).to(torch.uint8)
+    rng = make_generator(0, "million", split)
+    bank = torch.randint(0, 128, (PART * values * 2,), generator=rng).to(torch.uint8)
     pattern = torch.randint(
         0, 128, (arguments.classes, 3, 4, 4), generator=make_generator(0, "pattern")
     ).to(torch.uint8)
@@ -134,7 +134,7 @@ def synthetic(
     def parts(start: int) -> Iterator[Part]:
         for first in range(start * PART, count, PART):
             labels = torch.arange(first, min(first + PART, count)) // each
-            shift = int(torch.randint(len(bank) // 2, (), generator=draw))
+            shift = int(torch.randint(len(bank) // 2, (), generator=rng))
             noise = bank[shift : shift + len(labels) * values].view(-1, *shape)
             yield Part(noise + pattern[labels], labels)
 

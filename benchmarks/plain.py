@@ -109,14 +109,14 @@ class PlainState(LoopState):
         )
         return network
 
-    def associate(self, sampler, teacher, draw):
+    def associate(self, sampler, teacher, rng):
         # The library draws once for an outer iteration; here the same images again.
         if self._drawn_at != self.outer:
             self._drawn_at = self.outer
         else:
             first = self.outer * self.config.loop.generator_updates
-            draw = make_generator(self.config.seed, "step", first)
-        return super().associate(sampler, teacher, draw)
+            rng = make_generator(self.config.seed, "step", first)
+        return super().associate(sampler, teacher, rng)
 
 
 def _class_by_class(

@@ -28,9 +28,9 @@ def main() -> None:
     options.add_argument("--window", type=int, default=20)
     arguments = options.parse_args()
     device = start(arguments)
-    draw = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     images, real = (
-        torch.randn(count, *arguments.shape, generator=draw).to(device)
+        torch.randn(count, *arguments.shape, generator=rng).to(device)
         for count in (arguments.images, REAL)
     )
     labels, real_labels = (

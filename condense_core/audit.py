@@ -171,7 +171,7 @@ def audit(
     ):
         if value < least:
             raise ConfigError(f"{key} is {value}: give at least {least}")
-    where = resolve_device(device)
+    device = resolve_device(device)
     for side, data in (("members", members), ("non-members", non_members)):
         _check_fit(condensed, data, side)
     per_class_Y = torch.minimum(members.counts.cpu(), non_members.counts.cpu())
@@ -183,17 +183,17 @@ def audit(
             f"({non_members.name}): give both sides images of the same classes"
         )
     drawn = [
-        data.subset(_draw(data, per_class_Y, seed, side)).to(where)
+        data.subset(_draw(data, per_class_Y, seed, side)).to(device)
         for side, data in (("members", members), ("non-members", non_members))
     ]
     images_NCHW = torch.cat([data.images for data in drawn])
     labels_N = torch.cat([data.labels for data in drawn])
 
-    fixed = tuple(part.to(where) for part in condensed.images())
-    fresh = tuple(part.to(where) for part in _fresh(condensed, fresh_per_class, seed))
+    fixed = tuple(part.to(device) for part in condensed.images())
+    fresh = tuple(part.to(device) for part in _fresh(condensed, fresh_per_class, seed))
     synthetic = torch.cat([fixed[0], fresh[0]]), torch.cat([fixed[1], fresh[1]])
     recipe = resolve_recipe(RECIPE)
-    trained = _network(condensed, seed, "loss").to(where)
+    trained = _network(condensed, seed, "loss").to(device)
     train_network(
         trained,
         *fixed,
@@ -202,7 +202,7 @@ def audit(
         seed=derive_seed(seed, "audit", "loss"),
         max_steps=max_steps,
     )
-    untrained = _network(condensed, seed, "features").to(where)
+    untrained = _network(condensed, seed, "features").to(device)
     features_ND, _ = _outputs(condensed, untrained, images_NCHW)
     features_SD, _ = _outputs(condensed, untrained, synthetic[0])
     _, logits_NY = _outputs(condensed, trained, images_NCHW)
@@ -230,7 +230,7 @@ def audit(
         steps=planned_steps(len(fixed[0]), recipe, max_steps),
         seed=seed,
         seconds=time.perf_counter() - start,
-        device=str(where),
+        device=str(device),
         versions=library_versions(),
     )
 
@@ -296,9 +296,9 @@ def _fresh(
     if condensed.spec.kind != "generator" or per_class == 0:
         return torch.empty(0, *condensed.image_shape), torch.empty(0, dtype=torch.int64)
     wanted = torch.arange(condensed.spec.num_classes).repeat_interleave(per_class)
-    draw = make_generator(seed, "audit", "fresh")
+    rng = make_generator(seed, "audit", "fresh")
     parts = [
-        condensed.sample(len(part), classes=part.tolist(), fresh=True, generator=draw)
+        condensed.sample(len(part), classes=part.tolist(), fresh=True, generator=rng)
         for part in wanted.split(_BATCH)
     ]
     return torch.cat([images for images, _ in parts]), torch.cat(

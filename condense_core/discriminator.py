@@ -1,44 +1,119 @@
 """The discriminator D of Eq. 1: an MLP on features and the class condition.
 
-Shape legend: B batch, D feature dimension, E class condition, Y classes.
+Shape legend: B batch, C H W image, D feature dimension, E class condition, Y classes.
 """
+
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from condense_core.networks import FeatureNetwork, build_network
+from condense_core.seeding import seeded_initialisation
+
+HIDDEN_DIM = 256
+
 
 class FeatureDiscriminator(nn.Module):
-    """Judges (phi(x), c(y)) real or synthetic, and names the class.
+    """Tells real from synthetic (phi(x), c(y)), and names the class.
 
     "A multi-layer perceptron with a sigmoid function as the last layer" (sec. 4.2): the
     sigmoid is inside the losses, which take logits and are stable. Beside it is the
     classifier head of L_c, "on top of the features from both real and synthetic
     images", as in AC-GAN.
 
+    The two hidden layers have leaky ReLU 0.2, as GANs use.
+
+    Args:
+        feature_dim: D.
+        condition_dim: E.
+        num_classes: Y.
+
     Attributes:
+        mlp: (features, condition) -> logit.
         classifier: Linear head, features -> class logits.
     """
 
     def __init__(
-        self,
-        *,
-        feature_dim: int,
-        condition_dim: int,
-        num_classes: int,
-        hidden_dim: int = 256,
+        self, *, feature_dim: int, condition_dim: int, num_classes: int
     ) -> None:
-        """Two hidden layers of ``hidden_dim`` with leaky ReLU 0.2, as GANs use."""
         super().__init__()
-        self.judge = nn.Sequential(
-            nn.Linear(feature_dim + condition_dim, hidden_dim),
+        self.mlp = nn.Sequential(
+            nn.Linear(feature_dim + condition_dim, HIDDEN_DIM),
             nn.LeakyReLU(0.2),
-            nn.Linear(hidden_dim, hidden_dim),
+            nn.Linear(HIDDEN_DIM, HIDDEN_DIM),
             nn.LeakyReLU(0.2),
-            nn.Linear(hidden_dim, 1),
+            nn.Linear(HIDDEN_DIM, 1),
         )
         self.classifier = nn.Linear(feature_dim, num_classes)
 
     def forward(self, features_BD: Tensor, conditions_BE: Tensor) -> Tensor:
         """Logits (B,) of "real"."""
-        logits: Tensor = self.judge(torch.cat([features_BD, conditions_BE], dim=1))
+        logits: Tensor = self.mlp(torch.cat([features_BD, conditions_BE], dim=1))
         return logits.squeeze(1)
+
+
+class ImageDiscriminator(nn.Module):
+    """D on pixels: for adversarial pre-training and for ``l_real`` of Table 8.
+
+    A ConvNet reads the image; its pooled feature and the class condition go to the
+    same MLP as the features of Eq. 1.
+
+    Attributes:
+        trunk: The ConvNet.
+        head: The MLP, with the classifier head.
+    """
+
+    def __init__(self, trunk: FeatureNetwork, head: FeatureDiscriminator) -> None:
+        """Join a trunk and a head of the same feature size."""
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        condition_dim: int,
+        width: int | None,
+        seed: int,
+    ) -> Self:
+        """A fresh discriminator.
+
+        Args:
+            image_shape: (C, H, W).
+            num_classes: Y.
+            condition_dim: E.
+            width: Channels of the ConvNet.
+            seed: Of its initialisation.
+        """
+        trunk = build_network(
+            "convnet",
+            image_shape=image_shape,
+            num_classes=num_classes,
+            width=width,
+            seed=seed,
+        )
+        with seeded_initialisation(seed, "image-discriminator"):
+            head = FeatureDiscriminator(
+                feature_dim=trunk.feature_dim,
+                condition_dim=condition_dim,
+                num_classes=num_classes,
+            )
+        return cls(trunk, head)
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """Linear head, features -> class logits."""
+        return self.head.classifier
+
+    def forward(self, images_BCHW: Tensor, conditions_BE: Tensor) -> Tensor:
+        """Logits (B,) of "real" for normalised images."""
+        feature = self.trunk.layer_features(images_BCHW)[-1]
+        logits: Tensor = self.head(self.trunk.embed(feature), conditions_BE)
+        return logits
+
+
+Discriminator = FeatureDiscriminator | ImageDiscriminator

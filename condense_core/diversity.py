@@ -86,8 +86,8 @@ def measure_diversity(
         DataError: A class has no image in the set, or fewer than seven real ones, or
             there is only one.
     """
-    where = resolve_device(device)
-    real = real.to(where)
+    device = resolve_device(device)
+    real = real.to(device)
     if real.num_classes < 2:
         raise DataError("one class has no margin to another: diversity needs two")
     held_apart = torch.bincount(labels.cpu(), minlength=real.num_classes)
@@ -110,8 +110,8 @@ def measure_diversity(
     centres, drawn = [], []
     for label in range(real.num_classes):
         members = (real.labels == label).nonzero().squeeze(1)
-        draw = make_generator(seed, "diversity", label)
-        order = members[torch.randperm(len(members), generator=draw).to(where)]
+        rng = make_generator(seed, "diversity", label)
+        order = members[torch.randperm(len(members), generator=rng).to(device)]
         drawn.append(order[:beside])
         centres.append(order[beside : beside + REAL_IMAGES])
     reference = real.subset(torch.cat(centres))
@@ -120,8 +120,8 @@ def measure_diversity(
     def measured(pixels: Tensor, classes: Tensor) -> dict[str, Any]:
         return asdict(
             diversity(
-                embed(network, pixels.to(where), statistics),
-                classes.to(where),
+                embed(network, pixels.to(device), statistics),
+                classes.to(device),
                 features_ND,
                 reference.labels,
             )

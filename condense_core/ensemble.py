@@ -145,13 +145,13 @@ def train_ensemble(
             optimiser = sgd(weights.values(), recipe, lower)
         if augment.operations:
             draws = [make_generator(seed, "augment", step) for seed in seeds]
-            drawn = [augment.draw(images.shape[-4], draw) for draw in draws]
+            drawn = [augment.draw(images.shape[-4], rng) for rng in draws]
             images = torch.stack(augment.apply_each(images, drawn))
         # What all networks share has no dimension of its own.
         dims = 0, 0 if images.ndim == 5 else None, 0 if labels.ndim == 2 else None
-        slopes = vmap(grad(loss), in_dims=dims)(weights, images, labels)
+        gradients = vmap(grad(loss), in_dims=dims)(weights, images, labels)
         for name, weight in weights.items():
-            weight.grad = slopes[name]
+            weight.grad = gradients[name]
         optimiser.step()
 
     for index, network in enumerate(networks):

@@ -173,7 +173,7 @@ def evaluate(
     for key, value in (("repeats", repeats), ("max_steps", max_steps)):
         if value is not None and value < 1:
             raise ConfigError(f"{key} is {value}: give at least 1")
-    where = resolve_device(device)
+    device = resolve_device(device)
     train_data, test_data = _fitting_data(train, test)
     statistics = statistics or _statistics_of(train, train_data)
     num_classes, image_shape = train_data.num_classes, train_data.image_shape
@@ -181,7 +181,7 @@ def evaluate(
     counts = train_data.counts.tolist()
     size = int(getattr(train, "nbytes", train_data.images.nbytes))
 
-    train_data, test_data = train_data.to(where), test_data.to(where)
+    train_data, test_data = train_data.to(device), test_data.to(device)
     accuracies = [float(value) for value in completed][:repeats]
     start = time.perf_counter()
 
@@ -192,7 +192,7 @@ def evaluate(
             num_classes=num_classes,
             width=width,
             seed=repeat_seeds[repeat],
-        ).to(where)
+        ).to(device)
 
     repeat_seeds = {
         repeat: derive_seed(seed, "evaluate", repeat)
@@ -234,7 +234,7 @@ def evaluate(
         max_steps=max_steps,
         seed=seed,
         seconds=time.perf_counter() - start,
-        device=str(where),
+        device=str(device),
         versions=library_versions(),
     )
 

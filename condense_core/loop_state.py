@@ -1,9 +1,10 @@
 """What Algorithm 1 changes: codebook, networks, optimisers and where they stand.
 
-Shape legend: Y classes, K codes, C H W image, B batch.
+Shape legend: Y classes, K codes, C H W image, E class embedding.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,26 +22,68 @@ from condense_core.compute.mode import (
 from condense_core.config import CondenseConfig
 from condense_core.data import PixelStatistics
 from condense_core.data.class_sampler import ClassSampler
-from condense_core.discriminator import FeatureDiscriminator
+from condense_core.discriminator import (
+    Discriminator,
+    FeatureDiscriminator,
+    ImageDiscriminator,
+)
 from condense_core.errors import ConfigError
-from condense_core.image_space import ImageSpaceOptimiser
 from condense_core.networks import FeatureNetwork, build_network
-from condense_core.objectives.feature import Association, sample_association
+from condense_core.objectives.feature import (
+    Association,
+    SyntheticFeatures,
+    Terms,
+    discriminator_loss,
+    feature_terms,
+    sample_association,
+)
 from condense_core.objectives.trajectory import Expert, TrajectoryMatcher
 from condense_core.objectives.unrolled import StudentPool
-from condense_core.pretrain import ImageDiscriminator, subset
-from condense_core.seeding import derive_seed, make_generator, seeded_initialisation
-from condense_core.synthesiser import (
-    GeneratorSynthesiser,
-    PixelSynthesiser,
-    Synthesiser,
+from condense_core.optimisers import build_optimiser
+from condense_core.seeding import (
+    derive_seed,
+    make_generator,
+    random_subset,
+    seeded_initialisation,
 )
+from condense_core.synthesiser import GeneratorSynthesiser, Synthesiser
 
 WEIGHT_DECAY = 5e-4  # of phi, as of every network in the field's protocol
 
 
+@dataclass(frozen=True, slots=True)
+class SyntheticBatch:
+    """The synthetic set S_i of one generator update.
+
+    Attributes:
+        images_YKCHW: In [0, 1], with the graph of codebook and generator.
+        normalised_YKCHW: The same as networks see them.
+        code_ids_K: Codes, shared by all classes.
+        conditions_YE: c(y) of the classes.
+    """
+
+    images_YKCHW: Tensor
+    normalised_YKCHW: Tensor
+    code_ids_K: Tensor
+    conditions_YE: Tensor
+
+
 class LoopState:
     """Networks and optimisers that Algorithm 1 updates, and where it stands.
+
+    Args:
+        config: Of the run.
+        synthesiser: Codebook and generator (or pixels), at their starting point.
+        statistics: Normalisation of the training images.
+        device: Where to compute.
+        network_start: Weights that every restart of phi begins with; random ones if
+            None.
+        experts: Of the trajectory term.
+        ranks: Processes that share the classes of every step; what changes is the same
+            in all of them.
+
+    Raises:
+        ConfigError: The trajectory term has a weight, but there are no experts.
 
     Attributes:
         outer: Outer iterations done, of restarts x N.
@@ -61,16 +104,6 @@ class LoopState:
         experts: list[Expert] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Build discriminator, students and optimisers around a synthesiser.
-
-        ``network_start`` holds weights that every restart of phi begins with instead of
-        random ones; ``experts`` are those of the trajectory term. ``ranks`` are the
-        processes that share the classes of every step; what changes is the same in all
-        of them.
-
-        Raises:
-            ConfigError: The trajectory term has a weight, but there are no experts.
-        """
         self.config = config
         self.ranks = ranks
         self._network_start = network_start
@@ -113,7 +146,7 @@ class LoopState:
                 device=device,
             )
         synthesiser.train()
-        self.optimiser = self._build_optimiser()
+        self.optimiser = build_optimiser(synthesiser, config, ranks)
         self.discriminator_optimiser = torch.optim.Adam(
             self.discriminator.parameters(),
             lr=config.optimiser.discriminator_lr,
@@ -148,14 +181,14 @@ class LoopState:
         self,
         sampler: ClassSampler,
         teacher: FeatureNetwork | None,
-        draw: torch.Generator,
+        rng: torch.Generator,
     ) -> Association:
         """Choose the classes of a step and sample their associations."""
         spec, loop = self.synthesiser.spec, self.config.loop
         size = loop.classes_per_step or spec.num_classes
         association = sample_association(
             sampler,
-            subset(spec.num_classes, size, draw, self.device),
+            random_subset(spec.num_classes, size, rng, self.device),
             loop.association,
             network=self.network,
             statistics=self.statistics,
@@ -163,7 +196,7 @@ class LoopState:
             teacher=teacher,
             temperature=self.config.loss.soft_temperature,
             with_gradients=self.config.loss.gradient > 0,
-            generator=draw,
+            generator=rng,
             ranks=self.ranks,
         )
         if self.config.format.embedding == "online":
@@ -172,80 +205,107 @@ class LoopState:
             embedding[association.step_ids] = standardise(association.step_means)
         return association
 
-    def draw_codes(self, draw: torch.Generator) -> Tensor:
-        """Ids of the codes of a step, shared by its classes."""
+    def synthesise(
+        self, association: Association, rng: torch.Generator
+    ) -> SyntheticBatch:
+        """Images of some codes, shared by the classes of the association."""
         codes = self.synthesiser.spec.images_per_class
         size = self.config.loop.codes_per_step or codes
-        return subset(codes, size, draw, self.device)
-
-    def normalise(self, images_YKCHW: Tensor) -> Tensor:
-        """Images in [0, 1] as networks see them."""
-        shape = images_YKCHW.shape
-        return self.statistics.normalise(images_YKCHW.flatten(0, 1)).view(shape)
-
-    def update(
-        self,
-        loss: Tensor,
-        synthetic_YKCHW: Tensor,
-        association: Association,
-        code_ids_K: Tensor,
-    ) -> None:
-        """(Z, G) <- (Z, G) - alpha grad L_con, by the configured optimiser."""
-        if isinstance(self.optimiser, ImageSpaceOptimiser):
-            self.optimiser.step(
-                loss,
-                synthetic_YKCHW,
-                association.class_ids_Y,
-                code_ids_K,
-                share=association.part.share,
-            )
-            return
-        # Only of these: phi and D lie on the way, and gradients of theirs are not free.
-        learnt = [p for group in self.optimiser.param_groups for p in group["params"]]
-        self.optimiser.zero_grad()
-        loss.backward(inputs=learnt)
-        self.ranks.sum_gradients(learnt)
-        self.optimiser.step()
-
-    def unrolled_term(
-        self,
-        step: int,
-        images_YKCHW: Tensor,
-        association: Association,
-        sampler: ClassSampler,
-    ) -> Tensor:
-        """Loss on real images of students trained on these synthetic ones."""
-        assert self.students is not None
-        draw = make_generator(self.config.seed, "unrolled-real", step)
-        class_ids_Y, part = association.class_ids_Y, association.part
-        codes = images_YKCHW.shape[1]
-        per_class = max(1, self.config.unrolled.real_batch // part.whole)
-        real = sampler.sample(per_class, draw, association.step_ids, part=part)
-        real = real.flatten(0, 1)
-        return self.students.loss(
-            step,
-            images_YKCHW.flatten(0, 1),
-            class_ids_Y.repeat_interleave(codes),
-            self.statistics.normalise(real),
-            class_ids_Y.repeat_interleave(per_class),
-            part=part.times(codes),
+        code_ids_K = random_subset(codes, size, rng, self.device)
+        class_ids_Y = association.class_ids_Y
+        images_YKCHW = self.synthesiser(class_ids_Y, code_ids_K)
+        normalised = self.statistics.normalise(images_YKCHW.flatten(0, 1))
+        return SyntheticBatch(
+            images_YKCHW=images_YKCHW,
+            normalised_YKCHW=normalised.view(images_YKCHW.shape),
+            code_ids_K=code_ids_K,
+            conditions_YE=self.synthesiser.class_embedding[class_ids_Y],
         )
 
-    def trajectory_term(
-        self, step: int, images_YKCHW: Tensor, class_ids_Y: Tensor
-    ) -> Tensor:
-        """Distance of a student of these synthetic images to an expert."""
-        assert self.trajectories is not None
-        labels = class_ids_Y.repeat_interleave(images_YKCHW.shape[1])
-        return self.trajectories.loss(step, images_YKCHW.flatten(0, 1), labels)
+    def condensation_terms(
+        self,
+        step: int,
+        synthetic: SyntheticBatch,
+        association: Association,
+        sampler: ClassSampler,
+    ) -> tuple[Terms, SyntheticFeatures | None]:
+        """The unweighted terms of L_con that have a weight.
+
+        Args:
+            step: Generator update, seeds the draws of students.
+            synthetic: S_i.
+            association: T_i.
+            sampler: Real images that students are judged on.
+
+        Returns:
+            Terms by name, and the features for D, as `feature_terms` returns them.
+        """
+        terms, features = feature_terms(
+            synthetic.normalised_YKCHW,
+            association,
+            network=self.network,
+            augment=self.augment,
+            discriminator=self.discriminator,
+            conditions_YE=synthetic.conditions_YE,
+            config=self.config.loss,
+            ranks=self.ranks,
+        )
+        if self.students is not None:
+            terms["unrolled"] = self._unrolled_term(
+                step, synthetic.normalised_YKCHW, association, sampler
+            )
+        if self.trajectories is not None:
+            terms["trajectory"] = self.trajectories.loss(
+                step,
+                synthetic.normalised_YKCHW.flatten(0, 1),
+                association.class_ids_Y.repeat_interleave(len(synthetic.code_ids_K)),
+            )
+        return terms, features
+
+    def update_generator(
+        self, loss: Tensor, synthetic: SyntheticBatch, association: Association
+    ) -> None:
+        """(Z, G) <- (Z, G) - alpha grad L_con, by the configured optimiser."""
+        self.optimiser.step(
+            loss,
+            synthetic.images_YKCHW,
+            association.class_ids_Y,
+            synthetic.code_ids_K,
+            share=association.part.share,
+        )
+
+    def update_discriminator(
+        self,
+        features: SyntheticFeatures | None,
+        synthetic: SyntheticBatch,
+        association: Association,
+    ) -> Terms:
+        """One step of D on features that have no gradient; its loss, if it is used."""
+        config = self.config.loss
+        if features is None or not (
+            config.adversarial or config.classifier == "auxiliary"
+        ):
+            return {}
+        loss = discriminator_loss(
+            features,
+            association,
+            discriminator=self.discriminator,
+            conditions_YE=synthetic.conditions_YE,
+            config=config,
+        )
+        self.discriminator_optimiser.zero_grad()
+        loss.backward()
+        self.ranks.sum_gradients(self.discriminator.parameters())
+        self.discriminator_optimiser.step()
+        return {"discriminator": loss}
 
     def train_network(self, sampler: ClassSampler, outer: int, k: int) -> None:
         """One step of L_cls on real images, augmented image by image."""
-        draw = make_generator(self.config.seed, "phi-batch", outer, k)
-        images, labels = sampler.batch(self.config.loop.network_batch, draw)
+        rng = make_generator(self.config.seed, "phi-batch", outer, k)
+        images, labels = sampler.batch(self.config.loop.network_batch, rng)
         part = self.ranks.part(len(images))
         images = self.statistics.normalise(images[part.rows])
-        images = self.augment.augment(images, draw, part=part)
+        images = self.augment.augment(images, rng, part=part)
         loss = F.cross_entropy(self.network(images), labels[part.rows]) * part.share
         self.network_optimiser.zero_grad()
         loss.backward()
@@ -288,7 +348,31 @@ class LoopState:
         if self.students is not None:
             self.students.load_state_dict(state["students"])
 
-    def _build_discriminator(self) -> FeatureDiscriminator | ImageDiscriminator:
+    def _unrolled_term(
+        self,
+        step: int,
+        images_YKCHW: Tensor,
+        association: Association,
+        sampler: ClassSampler,
+    ) -> Tensor:
+        """Loss on real images of students trained on these synthetic ones."""
+        assert self.students is not None
+        rng = make_generator(self.config.seed, "unrolled-real", step)
+        class_ids_Y, part = association.class_ids_Y, association.part
+        codes = images_YKCHW.shape[1]
+        per_class = max(1, self.config.unrolled.real_batch // part.whole)
+        real = sampler.sample(per_class, rng, association.step_ids, part=part)
+        real = real.flatten(0, 1)
+        return self.students.loss(
+            step,
+            images_YKCHW.flatten(0, 1),
+            class_ids_Y.repeat_interleave(codes),
+            self.statistics.normalise(real),
+            class_ids_Y.repeat_interleave(per_class),
+            part=part.times(codes),
+        )
+
+    def _build_discriminator(self) -> Discriminator:
         spec, config = self.synthesiser.spec, self.config
         condition_dim = self.synthesiser.class_embedding.shape[1]
         if config.loss.adversarial_space == "pixel":
@@ -305,22 +389,3 @@ class LoopState:
                 condition_dim=condition_dim,
                 num_classes=spec.num_classes,
             )
-
-    def _build_optimiser(self) -> torch.optim.Optimizer | ImageSpaceOptimiser:
-        rates = self.config.optimiser
-        codes: list[torch.nn.Parameter] = []
-        rest: list[torch.nn.Parameter] = []
-        for name, parameter in self.synthesiser.named_parameters():
-            (codes if name.startswith("codebook.") else rest).append(parameter)
-        in_pixels = isinstance(self.synthesiser, PixelSynthesiser)
-        groups: list[dict[str, Any]] = []
-        if in_pixels or self.config.format.generator == "learned":
-            rate = rates.pixel_lr if in_pixels else rates.generator_lr
-            groups.append({"params": rest, "lr": rate})
-        if codes:
-            groups.append({"params": codes, "lr": rates.codebook_lr})
-        if rates.name == "sgd":
-            return torch.optim.SGD(groups, momentum=rates.momentum)
-        if rates.name == "image_space" and not in_pixels:
-            return ImageSpaceOptimiser(self.synthesiser, groups, rates, self.ranks)
-        return torch.optim.Adam(groups)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from condense_core.clusters import cluster_centres
@@ -24,11 +24,11 @@ from condense_core.config import PretrainConfig
 from condense_core.data import PixelStatistics, to_unit
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.data.mapped import gather
-from condense_core.discriminator import FeatureDiscriminator
+from condense_core.discriminator import ImageDiscriminator
 from condense_core.losses import adversarial
-from condense_core.networks import FeatureNetwork, build_network
+from condense_core.networks import FeatureNetwork
 from condense_core.runlog import RunLog
-from condense_core.seeding import make_generator, seeded_initialisation
+from condense_core.seeding import make_generator, random_subset
 from condense_core.synthesiser import (
     GeneratorSynthesiser,
     PixelSynthesiser,
@@ -174,8 +174,8 @@ def fit_targets(
     synthesiser.train()
     for step in range(config.steps):
         generator = make_generator(seed, "pretrain", step)
-        class_ids = subset(classes, classes_per_step, generator, device)
-        code_ids = subset(codes, codes_per_step, generator, device)
+        class_ids = random_subset(classes, classes_per_step, generator, device)
+        code_ids = random_subset(codes, codes_per_step, generator, device)
         images = synthesiser(class_ids, code_ids)
         loss = F.mse_loss(images, targets_YKCHW[class_ids][:, code_ids])
         optimiser.zero_grad()
@@ -201,103 +201,47 @@ def train_adversarially(
     on real images for stability.
     """
     spec, device = synthesiser.spec, sampler.device
-    judge = ImageDiscriminator.build(
+    discriminator = ImageDiscriminator.build(
         image_shape=spec.image_shape,
         num_classes=spec.num_classes,
         condition_dim=spec.embedding_dim,
         width=spec.channels,
         seed=seed,
     ).to(device)
-    generator_optimiser = torch.optim.Adam(
+    g_optimiser = torch.optim.Adam(
         synthesiser.generator.parameters(), lr=config.learning_rate, betas=ADAM_BETAS
     )
-    judge_optimiser = torch.optim.Adam(
-        judge.parameters(), lr=config.learning_rate, betas=ADAM_BETAS
+    d_optimiser = torch.optim.Adam(
+        discriminator.parameters(), lr=config.learning_rate, betas=ADAM_BETAS
     )
     batch = config.batch_size
     synthesiser.train()
     for step in range(config.steps):
-        draw = make_generator(seed, "gan", step)
-        real, labels = sampler.batch(batch, draw)
+        rng = make_generator(seed, "gan", step)
+        real, labels = sampler.batch(batch, rng)
         real = statistics.normalise(real).requires_grad_()
-        codes = synthesiser.codebook.draw(batch, spec.latent_dim, draw).to(device)
+        codes = synthesiser.codebook.draw(batch, spec.latent_dim, rng).to(device)
         conditions = synthesiser.class_embedding[labels]
         fake = statistics.normalise(synthesiser.generator(codes, conditions))
 
-        real_logits = judge(real, conditions)
-        judge_loss = adversarial.discriminator_loss(
-            real_logits, judge(fake.detach(), conditions)
+        real_logits = discriminator(real, conditions)
+        d_loss = adversarial.discriminator_loss(
+            real_logits, discriminator(fake.detach(), conditions)
         )
-        (slope,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
-        penalty = slope.square().sum(dim=(1, 2, 3)).mean()
-        judge_optimiser.zero_grad()
-        (judge_loss + 0.5 * R1_WEIGHT * penalty).backward()
-        _decay(judge_optimiser, config, step)
-        judge_optimiser.step()
+        (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
+        penalty = gradient.square().sum(dim=(1, 2, 3)).mean()
+        d_optimiser.zero_grad()
+        (d_loss + 0.5 * R1_WEIGHT * penalty).backward()
+        _decay(d_optimiser, config, step)
+        d_optimiser.step()
 
-        generator_loss = adversarial.generator_loss(judge(fake, conditions))
-        generator_optimiser.zero_grad()
+        g_loss = adversarial.generator_loss(discriminator(fake, conditions))
+        g_optimiser.zero_grad()
         # Not of D: its next step starts from gradients of its own.
-        generator_loss.backward(inputs=list(synthesiser.generator.parameters()))
-        _decay(generator_optimiser, config, step)
-        generator_optimiser.step()
-        log.advance(step + 1, judge=judge_loss, generator=generator_loss)
-
-
-class ImageDiscriminator(nn.Module):
-    """D on pixels: for adversarial pre-training and for ``l_real`` of Table 8.
-
-    A ConvNet reads the image; its pooled feature and the class condition go to the
-    same MLP as the features of Eq. 1.
-    """
-
-    def __init__(self, trunk: FeatureNetwork, head: FeatureDiscriminator) -> None:
-        """Join a trunk and a head of the same feature size."""
-        super().__init__()
-        self.trunk = trunk
-        self.head = head
-
-    @classmethod
-    def build(
-        cls,
-        *,
-        image_shape: tuple[int, int, int],
-        num_classes: int,
-        condition_dim: int,
-        width: int | None,
-        seed: int,
-    ) -> "ImageDiscriminator":
-        """A fresh discriminator with a ConvNet trunk of ``width`` channels."""
-        trunk = build_network(
-            "convnet",
-            image_shape=image_shape,
-            num_classes=num_classes,
-            width=width,
-            seed=seed,
-        )
-        with seeded_initialisation(seed, "image-discriminator"):
-            head = FeatureDiscriminator(
-                feature_dim=trunk.feature_dim,
-                condition_dim=condition_dim,
-                num_classes=num_classes,
-            )
-        return cls(trunk, head)
-
-    def forward(self, images_BCHW: Tensor, conditions_BE: Tensor) -> Tensor:
-        """Logits (B,) of "real" for normalised images."""
-        feature = self.trunk.layer_features(images_BCHW)[-1]
-        logits: Tensor = self.head(self.trunk.embed(feature), conditions_BE)
-        return logits
-
-
-def subset(
-    count: int, size: int, generator: torch.Generator, device: torch.device
-) -> Tensor:
-    """``size`` of ``count`` ids in order, drawn without replacement; all if equal."""
-    if size >= count:
-        return torch.arange(count, device=device)
-    chosen = torch.randperm(count, generator=generator)[:size]
-    return chosen.sort().values.to(device, non_blocking=True)
+        g_loss.backward(inputs=list(synthesiser.generator.parameters()))
+        _decay(g_optimiser, config, step)
+        g_optimiser.step()
+        log.advance(step + 1, discriminator=d_loss, generator=g_loss)
 
 
 def _decay(optimiser: torch.optim.Optimizer, config: PretrainConfig, step: int) -> None:

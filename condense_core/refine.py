@@ -70,15 +70,15 @@ def refine(
             "loss.soft_labels needs a teacher, which refining does not train: use "
             "loss.soft_labels=false"
         )
-    place = resolve_device(device)
-    sampler, statistics = ClassSampler(data, place), condensed.statistics
-    synthesiser = condensed.synthesiser(place)
+    device = resolve_device(device)
+    sampler, statistics = ClassSampler(data, device), condensed.statistics
+    synthesiser = condensed.synthesiser(device)
     begin = partial(
         LoopState,
         config,
         synthesiser,
         statistics,
-        device=place,
+        device=device,
         network_start=network,
     )
     try:
@@ -89,7 +89,7 @@ def refine(
             "configuration: use those it was built with"
         ) from error
     decoder = config.pretrain.method == "variational"
-    with compute_scope(config.compute, place):
+    with compute_scope(config.compute, device):
         if decoder and isinstance(synthesiser, GeneratorSynthesiser):
             _decode_on(synthesiser, sampler, state, progress)
             state = begin()  # its optimiser may hold the images it starts from

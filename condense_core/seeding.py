@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -30,6 +31,16 @@ def make_generator(
 ) -> torch.Generator:
     """A `torch.Generator` on ``device``, seeded for one purpose."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *purpose))
+
+
+def random_subset(
+    count: int, size: int, rng: torch.Generator, device: torch.device
+) -> Tensor:
+    """``size`` of ``count`` ids in order, drawn without replacement; all if equal."""
+    if size >= count:
+        return torch.arange(count, device=device)
+    chosen = torch.randperm(count, generator=rng)[:size]
+    return chosen.sort().values.to(device, non_blocking=True)
 
 
 @contextmanager

@@ -104,12 +104,12 @@ def train_variationally(
     synthesiser.generator.to(memory_format=torch.channels_last)
     synthesiser.train()
     for step in range(config.steps):
-        draw = make_generator(seed, "variational", step)
+        rng = make_generator(seed, "variational", step)
         decoding = not warm_start or step >= config.steps // 4
         synthesiser.generator.train(decoding).requires_grad_(decoding)
-        real, labels = sampler.batch(config.batch_size, draw)
+        real, labels = sampler.batch(config.batch_size, rng)
         mean_BZ, log_variance_BZ = encoder(real, labels)
-        noise_BZ = torch.randn(mean_BZ.shape, generator=draw).to(device)
+        noise_BZ = torch.randn(mean_BZ.shape, generator=rng).to(device)
         codes_BZ = mean_BZ + noise_BZ * (0.5 * log_variance_BZ).exp()
         images = synthesiser.generator(codes_BZ, synthesiser.class_embedding[labels])
         reconstruction = F.binary_cross_entropy(images, real, reduction="sum")

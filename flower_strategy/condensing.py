@@ -59,17 +59,18 @@ def condense_locally(
     kept, class_ids, counts = keep_classes(data, settings.min_class_count)
     if previous is not None and previous.classes == kept.classes:
         config = _config(settings.refine_preset, settings, model, client, server_round)
-        network = replace(
-            config.network,
-            name=model.network,
-            width=model.network_width,
-            depth=None,
-            low_pass=model.low_pass,
+        config = config.with_overrides(
+            [
+                f"network.name={model.network}",
+                f"network.width={model.network_width}",
+                "network.depth=null",
+                f"network.low_pass={model.low_pass}",
+            ]
         )
         condensed = refine(
             previous,
             kept,
-            replace(config, network=network),
+            config,
             network=global_model and select_classes(global_model, class_ids),
             device=model.device,
             progress=False,

@@ -279,12 +279,12 @@ class CondensedDataset:
                 f"cannot draw {count} images of {len(pool)} classes: ask for at least "
                 "one of each"
             )
-        draw = make_generator(0, "sample") if generator is None else generator
-        order = torch.randperm(count, generator=draw)
+        rng = make_generator(0, "sample") if generator is None else generator
+        order = torch.randperm(count, generator=rng)
         labels = torch.tensor(pool)[order % len(pool)]
         device = self._synthesiser.class_embedding.device
         if not fresh:
-            code_ids = torch.randint(self.images_per_class, (count,), generator=draw)
+            code_ids = torch.randint(self.images_per_class, (count,), generator=rng)
             if self._fixed is None:
                 self._fixed = to_bytes(self.images()[0])
             rows = (labels * self.images_per_class + code_ids).to(device)
@@ -293,16 +293,16 @@ class CondensedDataset:
             raise ArtefactError("pixels have no codes to draw anew: use fresh=False")
         codes = self._synthesiser.codebook.codes
         spread = codes.std(dim=0, unbiased=False) if len(codes) > 1 else 1.0
-        noise = torch.randn(count, self.spec.latent_dim, generator=draw).to(device)
+        noise = torch.randn(count, self.spec.latent_dim, generator=rng).to(device)
         labels = labels.to(device)
         places = torch.zeros(count)
         if self.spec.code_components:  # else the noise below stays what it was
-            places.uniform_(generator=draw)
+            places.uniform_(generator=rng)
         images = self._synthesiser.generate(
             codes.mean(dim=0) + spread * noise, labels, places.to(device)
         )
         if dispersed and self.spec.dispersion:
-            noise = torch.randn(images.shape, generator=draw).to(device)
+            noise = torch.randn(images.shape, generator=rng).to(device)
             images = self._synthesiser.observe(images, labels, noise)
         return to_unit(to_bytes(images)), labels
 

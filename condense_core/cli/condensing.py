@@ -9,9 +9,6 @@ from condense_core.compute.devices import resolve_device
 from condense_core.compute.distributed import check_ranks, process_group
 from condense_core.config import CondenseConfig
 from condense_core.data import ImageData
-from condense_core.errors import ConfigError
-from condense_core.networks import NETWORKS
-from condense_core.references import REFERENCES
 from condense_core.report.page import results_table
 from condense_core.runs.directory import RunDirectory
 from condense_core.runs.experiment import (
@@ -22,7 +19,7 @@ from condense_core.runs.experiment import (
 from condense_core.runs.pace import schedule
 from condense_core.runs.run import memory_advice
 from condense_core.teacher import train_teacher_file
-from condense_core.training import accuracy, resolve_recipe
+from condense_core.training import accuracy
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -31,7 +28,6 @@ def run(arguments: argparse.Namespace) -> None:
     config = config.with_overrides(arguments.overrides)
     if arguments.time_budget is not None:
         config = config.with_overrides([f"time_budget={arguments.time_budget}"])
-    _check_evaluation(config)
     resolve_device(arguments.device)
     train, test, note = load_splits(
         config,
@@ -51,14 +47,14 @@ def run(arguments: argparse.Namespace) -> None:
         if note is not None:
             print(note, file=sys.stderr)
 
-    with process_group(arguments.device) as (ranks, device):
+    with process_group(arguments.device) as (ranks, name):
         check_ranks(config, train.num_classes, ranks)
-        place = resolve_device(device)
+        device = resolve_device(name)
         if ranks.first and (config.time_budget is not None or not arguments.dry_run):
             with memory_advice():
-                config, expected = schedule(train, test, config, out=out, device=place)
+                config, expected = schedule(train, test, config, out=out, device=device)
         # The other processes do what the first found time for.
-        config = CondenseConfig.from_dict(ranks.from_first(config.to_dict, place))
+        config = CondenseConfig.from_dict(ranks.from_first(config.to_dict, device))
         if arguments.dry_run:
             if ranks.first:
                 RunDirectory(out).check(config, train.fingerprint())
@@ -114,21 +110,6 @@ def _config(name: str) -> tuple[str, CondenseConfig]:
     if name.endswith((".yaml", ".yml")):
         return Path(name).stem, CondenseConfig.from_yaml(name)
     return name, CondenseConfig.preset(name)
-
-
-def _check_evaluation(config: CondenseConfig) -> None:
-    """Refuse a wrong recipe, reference or network before hours of work, not after."""
-    resolve_recipe(config.evaluate.recipe)
-    for name in config.evaluate.baselines:
-        if name not in REFERENCES:
-            raise ConfigError(
-                f"evaluate.baselines has {name!r}: choose from {', '.join(REFERENCES)}"
-            )
-    if config.evaluate.network not in NETWORKS:
-        raise ConfigError(
-            f"evaluate.network is {config.evaluate.network!r}: choose from "
-            f"{', '.join(NETWORKS)}"
-        )
 
 
 def _summary(

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from condense_core.cli import artefacts, condensing, judging
 from condense_core.compute.allocator import keep_freed_memory
+from condense_core.config.presets import choices
 from condense_core.errors import CondenseError
 
 
@@ -173,7 +174,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="PRESET|CONFIG.yaml")
+    parser.add_argument(
+        "config", metavar="PRESET|CONFIG.yaml", help=f"a file, or {choices()}"
+    )
     _add_data_root(parser)
     parser.add_argument(
         "--set",

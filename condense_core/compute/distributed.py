@@ -45,8 +45,8 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
-        summed: Tensor = _Sum.apply(slope)
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        summed: Tensor = _Sum.apply(gradient)
         return summed
 
 

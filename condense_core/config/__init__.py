@@ -1,7 +1,7 @@
 """Configuration: frozen dataclasses, strict YAML, ``--set key.path=value``.
 
 Every option of a run is a field here with its unit and its source; the classes check
-ranges themselves, so an invalid configuration cannot exist. Presets are in
+ranges themselves. What depends on the data is checked before the work. Presets are in
 `condense_core.config.presets`.
 """
 

@@ -393,3 +393,14 @@ def _presets() -> Iterator[tuple[str, Callable[[], Settings]]]:
 
 
 PRESETS: dict[str, Callable[[], Settings]] = dict(_presets())
+
+
+def choices() -> str:
+    """All names of presets, in a line."""
+    sets = [name for name in DATA_SETS if name != "digits"]
+    alone = [name for name in PRESETS if name.partition("-ipc")[0] not in sets]
+    counts = ",".join(map(str, IMAGES_PER_CLASS))
+    return (
+        f"{', '.join(alone)}, or DATA-ipc{{{counts}}}, with or without -cpu, -paper or "
+        f"-itgan at its end, where DATA is {', '.join(sets)}"
+    )

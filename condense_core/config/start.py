@@ -6,6 +6,8 @@ from typing import Literal
 from condense_core.config.strict import at_least, non_negative, positive
 from condense_core.errors import ConfigError
 
+Architecture = Literal["convnet", "alexnet", "vgg11", "resnet18", "mlp"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
@@ -25,9 +27,14 @@ class DataConfig:
     """Whether a mirrored image keeps its meaning; False for digits and letters."""
 
     def __post_init__(self) -> None:
-        """Check the class list."""
+        """Check sizes and the class list."""
         if self.classes is not None and not self.classes:
             raise ConfigError("data.classes is empty: name a class, or leave it out")
+        if self.image_size is not None and min(self.image_size) < 1:
+            raise ConfigError(
+                f"data.image_size is {list(self.image_size)}: give (height, width) in "
+                "pixels, as [32, 32]"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,10 +100,10 @@ class FormatConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkConfig:
-    """The matching network phi, and the students of the unrolled objective."""
+    """The matching network phi."""
 
-    name: str = "convnet"
-    """convnet, alexnet, vgg11, resnet18 or mlp."""
+    name: Architecture = "convnet"
+    """Architecture."""
     width: int | None = 128
     """Channels; the field evaluates at 128."""
     depth: int | None = None

@@ -85,8 +85,6 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
             return value
         raise ConfigError(message)
     if hint is str:
-        if value is None:
-            return "none"
         if isinstance(value, str | int | float):
             return str(value)
         raise ConfigError(message)

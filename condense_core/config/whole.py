@@ -17,6 +17,7 @@ from condense_core.config.loop import (
     UnrolledConfig,
 )
 from condense_core.config.start import (
+    Architecture,
     DataConfig,
     FormatConfig,
     NetworkConfig,
@@ -40,7 +41,7 @@ class EvaluateConfig:
 
     recipe: str = "paper-300"
     """Training recipe, see `condense_core.evaluate.RECIPES`."""
-    network: str = "convnet"
+    network: Architecture = "convnet"
     """Architecture trained on the condensed set."""
     width: int | None = 128
     """Its channels."""
@@ -49,8 +50,10 @@ class EvaluateConfig:
     ensemble: Literal["auto", "vmap", "loop"] = "auto"
     """Whether they are trained one after another or side by side; ``auto`` is the loop
     on the CPU, elsewhere the faster of the two in a short trial."""
-    baselines: tuple[str, ...] = ("random", "full")
-    """References under the same recipe: random, herding, kcenter, forgetting, full."""
+    baselines: tuple[
+        Literal["random", "herding", "kcenter", "forgetting", "full"], ...
+    ] = ("random", "full")
+    """References under the same recipe."""
     full_max_steps: int | None = None
     """Cap on the optimiser steps of ``full``; None trains the recipe's epochs."""
     probe_every: int = 0
@@ -63,6 +66,9 @@ class EvaluateConfig:
         at_least("evaluate.width", self.width, 1)
         at_least("evaluate.probe_every", self.probe_every, 0)
         at_least("evaluate.full_max_steps", self.full_max_steps, 1)
+        from condense_core.training import resolve_recipe
+
+        resolve_recipe(self.recipe)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +86,8 @@ class CondenseConfig:
     """Siamese augmentation while condensing, or ``none``."""
     time_budget: float | None = None
     """Seconds a run may take, evaluation included. Sets ``loop.restarts`` and
-    ``loop.network_updates`` from a few timed steps before it starts; None leaves them.
+    ``loop.network_updates`` from a few timed steps before it starts; None leaves them,
+    and so does a configuration without a loop (``loop.restarts: 0``).
     A ``config.yaml`` holds the result: clear this to repeat exactly such a run."""
     max_synthetic_batch: int = 2048
     """Images synthesised at once outside the inner loop; bounds memory."""
@@ -108,6 +115,11 @@ class CondenseConfig:
         at_least("max_synthetic_batch", self.max_synthetic_batch, 1)
         if self.time_budget is not None:
             positive("time_budget", self.time_budget)
+        if self.pretrain.method == "variational" and self.format.codes != "learned":
+            raise ConfigError(
+                f"pretrain.method=variational places the codes itself, which "
+                f"format.codes={self.format.codes} rules out: use format.codes=learned"
+            )
         from condense_core.augment import SiameseAugment
 
         SiameseAugment.from_text(self.augment)
@@ -119,12 +131,12 @@ class CondenseConfig:
         Raises:
             ConfigError: No such preset; names the nearest.
         """
-        from condense_core.config.presets import PRESETS
+        from condense_core.config.presets import PRESETS, choices
 
         if name not in PRESETS:
             raise ConfigError(
-                f"unknown preset {name!r}{nearest(name, PRESETS)}: choose from "
-                f"{', '.join(PRESETS)}, or name a .yaml file"
+                f"unknown preset {name!r}{nearest(name, PRESETS)}: choose {choices()}, "
+                "or name a .yaml file"
             )
         return cls.from_dict(PRESETS[name]())
 
@@ -150,7 +162,7 @@ class CondenseConfig:
         values = dict(values)
         base = values.pop("preset", None)
         if base is not None and not isinstance(base, str):
-            raise ConfigError(f"{path}: preset is {base!r:.40}, no name of a preset")
+            raise ConfigError(f"{path}: preset is {base!r:.40}: give the name of one")
         start = cls.preset(base).to_dict() if base is not None else {}
         return cls.from_dict(merge(start, values))
 

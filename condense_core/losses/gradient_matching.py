@@ -37,14 +37,16 @@ def class_gradients(
         One tensor (Y, O, I) a weight matrix or kernel of ``network``.
     """
     weights = [weight for weight in network.parameters() if weight.ndim > 1]
-    slopes = []
+    gradients = []
     with torch.enable_grad():
         for label, group in zip(
             class_ids_Y, images.chunk(len(class_ids_Y)), strict=True
         ):
             loss = F.cross_entropy(network(group), label.expand(len(group)))
-            slopes.append(torch.autograd.grad(loss, weights, create_graph=create_graph))
-    return [torch.stack(layer).flatten(2) for layer in zip(*slopes, strict=True)]
+            gradients.append(
+                torch.autograd.grad(loss, weights, create_graph=create_graph)
+            )
+    return [torch.stack(layer).flatten(2) for layer in zip(*gradients, strict=True)]
 
 
 def gradient_matching_loss(

@@ -43,10 +43,10 @@ class InstanceNorm(nn.GroupNorm):
 
 
 def second_derivative(
-    towards_input: Tensor,
-    towards_weight: Tensor,
-    towards_bias: Tensor,
-    slope: Tensor,
+    grad_grad_input: Tensor,
+    grad_grad_weight: Tensor,
+    grad_grad_bias: Tensor,
+    grad_output: Tensor,
     input: Tensor,
     weight: Tensor,
     mean: Tensor,
@@ -55,27 +55,27 @@ def second_derivative(
     """Backward pass of the backward pass of instance norm.
 
     With the normalised input u, the backward pass of a norm of scale w and inverse
-    standard deviation r maps the slope g of the output to ``w r (g - <g> - u <g u>)``
-    for the input and to the sums of ``g u`` and ``g`` for scale and shift; ``<>`` is
-    the mean of a map.
+    standard deviation r maps the gradient g at the output to
+    ``w r (g - <g> - u <g u>)`` at the input and to the sums of ``g u`` and ``g`` at
+    scale and shift; ``<>`` is the mean of a map.
 
     Args:
-        towards_input: (B, C, H, W) slope in the first of these.
-        towards_weight: (C,) slope in the second.
-        towards_bias: (C,) slope in the third.
-        slope: g, as the input.
+        grad_grad_input: (B, C, H, W) gradient at the first of these.
+        grad_grad_weight: (C,) gradient at the second.
+        grad_grad_bias: (C,) gradient at the third.
+        grad_output: g, as the input.
         input: (B, C, H, W).
         weight: w, (C,).
         mean: Of each map, (B, C).
         inverse_std: r, (B, C).
 
     Returns:
-        Slopes in g, in the input and in w.
+        Gradients at g, at the input and at w.
     """
     shape = input.shape
-    a, g, x = (values.flatten(2) for values in (towards_input, slope, input))
+    a, g, x = (values.flatten(2) for values in (grad_grad_input, grad_output, input))
     w, to_w, to_b = (
-        values[:, None] for values in (weight, towards_weight, towards_bias)
+        values[:, None] for values in (weight, grad_grad_weight, grad_grad_bias)
     )
     r = inverse_std[..., None]
     u = (x - mean[..., None]) * r
@@ -85,13 +85,13 @@ def second_derivative(
     joint = (a * g).mean(2, keepdim=True) - mean_a * mean_g - mean_au * mean_gu
     wr = w * r
     along = to_w - wr * mean_au
-    in_slope = along * u + wr * a + (to_b - wr * mean_a)
+    in_gradient = along * u + wr * a + (to_b - wr * mean_a)
     # Through u, then through r where it stands alone.
     constant = along * mean_g - wr * mean_gu * mean_a
     through = (to_w - 2 * wr * mean_au) * mean_gu + wr * joint
     in_input = r * (along * g - wr * mean_gu * a - constant - through * u)
     in_weight = (r * joint).sum(dim=(0, 2)) * x.shape[2]
-    return in_slope.view(shape), in_input.view(shape), in_weight
+    return in_gradient.view(shape), in_input.view(shape), in_weight
 
 
 def differentiate_twice(network: nn.Module, *, fused: bool = False) -> None:
@@ -129,16 +129,16 @@ class _Norm(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         saved = ctx.saved_tensors
-        return *_NormBackward.apply(slopes[0], *saved, ctx.twice), None, None
+        return *_NormBackward.apply(grad_outputs[0], *saved, ctx.twice), None, None
 
 
 class _NormBackward(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        slope: Tensor,
+        grad_output: Tensor,
         input: Tensor,
         weight: Tensor,
         mean: Tensor,
@@ -147,10 +147,10 @@ class _NormBackward(torch.autograd.Function):
     ) -> Any:
         batch, channels = input.shape[:2]
         pixels = input[0, 0].numel()
-        ctx.save_for_backward(slope, input, weight, mean, inverse_std)
+        ctx.save_for_backward(grad_output, input, weight, mean, inverse_std)
         ctx.twice = twice
         return torch.ops.aten.native_group_norm_backward(
-            slope.contiguous(),
+            grad_output.contiguous(),
             input.contiguous(),
             mean,
             inverse_std,
@@ -164,5 +164,5 @@ class _NormBackward(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *towards: Tensor) -> Any:
-        return *ctx.twice(*towards, *ctx.saved_tensors), None, None, None
+    def backward(ctx: Any, *grad_grads: Tensor) -> Any:
+        return *ctx.twice(*grad_grads, *ctx.saved_tensors), None, None, None

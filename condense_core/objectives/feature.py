@@ -20,7 +20,7 @@ from condense_core.compute.parts import Part
 from condense_core.config import LOSS_TERMS, LossConfig
 from condense_core.data import PixelStatistics
 from condense_core.data.class_sampler import ClassSampler
-from condense_core.discriminator import FeatureDiscriminator
+from condense_core.discriminator import Discriminator, ImageDiscriminator
 from condense_core.errors import ConfigError
 from condense_core.losses import adversarial
 from condense_core.losses.classification import classification_loss
@@ -32,7 +32,6 @@ from condense_core.losses.inter_class import inter_class_loss
 from condense_core.losses.intra_class import intra_class_loss
 from condense_core.losses.matching import matching_loss
 from condense_core.networks import FeatureNetwork
-from condense_core.pretrain import ImageDiscriminator
 
 Terms = dict[str, Tensor]
 
@@ -43,7 +42,7 @@ PHI_TERMS = tuple(n for n in LOSS_TERMS if n not in ("unrolled", "trajectory"))
 class Association:
     """Real images that synthetic ones are matched to, seen through the current phi.
 
-    Of a step that several processes share, each has the part of its classes.
+    If several processes share a step, each holds the part of its own classes.
 
     Attributes:
         class_ids_Y: The classes of this step, or this process's part of them.
@@ -74,6 +73,19 @@ class Association:
     def class_means_YD(self) -> Tensor:
         """Mean pooled feature of each class."""
         return self.features_YnD.mean(dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticFeatures:
+    """Synthetic images of a step, seen through the current phi.
+
+    Attributes:
+        pooled: (Y * K, D) pooled last-layer features.
+        judged: Input of D: ``pooled`` or, in pixel space, the augmented images.
+    """
+
+    pooled: Tensor
+    judged: Tensor
 
 
 @torch.no_grad()
@@ -139,12 +151,12 @@ def feature_terms(
     *,
     network: FeatureNetwork,
     augment: SiameseAugment,
-    discriminator: FeatureDiscriminator | ImageDiscriminator,
+    discriminator: Discriminator,
     conditions_YE: Tensor,
     config: LossConfig,
     ranks: Ranks = ALONE,
-) -> tuple[Terms, Tensor, Tensor]:
-    """The paper's five terms for normalised synthetic images.
+) -> tuple[Terms, SyntheticFeatures | None]:
+    """The terms that look through phi: the paper's five and gradient matching.
 
     Args:
         images_YKCHW: Normalised, not yet augmented.
@@ -157,10 +169,8 @@ def feature_terms(
         ranks: Processes that share the classes.
 
     Returns:
-        Unweighted terms by name, of which each process has an addend; what D judges,
-        Y * K rows of features or, in pixel space, of images; and the pooled features,
-        Y * K rows. Without any term, the latter two are the images and nobody's
-        business.
+        Unweighted terms by name, of which each process has an addend; and the features
+        they were computed from, None if no term looks through phi.
 
     Raises:
         ConfigError: Class embeddings serve as centres of Eq. 3 but are of another size
@@ -169,7 +179,7 @@ def feature_terms(
     codes = images_YKCHW.shape[1]
     images = images_YKCHW.flatten(0, 1)
     if config.classifier == "phi" and not any(getattr(config, t) for t in PHI_TERMS):
-        return {}, images, images  # nothing looks through phi
+        return {}, None
     images = augment.apply(images, association.augmentation)
     layers = [full_precision(layer) for layer in network.layer_features(images)]
     features = network.embed(layers[-1])
@@ -184,7 +194,7 @@ def feature_terms(
         )
     if config.classification:
         if config.classifier == "auxiliary":
-            logits = head_of(discriminator).classifier(features)
+            logits = discriminator.classifier(features)
         else:
             logits = network.classify(layers[-1])
         hard_or_soft = (
@@ -232,15 +242,17 @@ def feature_terms(
             association.gradients,
         )
     share = association.part.share
-    return {name: term * share for name, term in terms.items()}, judged, features
+    return (
+        {name: term * share for name, term in terms.items()},
+        SyntheticFeatures(pooled=features, judged=judged),
+    )
 
 
-def discriminator_terms(
-    judged: Tensor,
-    features: Tensor,
+def discriminator_loss(
+    synthetic: SyntheticFeatures,
     association: Association,
     *,
-    discriminator: FeatureDiscriminator | ImageDiscriminator,
+    discriminator: Discriminator,
     conditions_YE: Tensor,
     config: LossConfig,
 ) -> Tensor:
@@ -249,13 +261,13 @@ def discriminator_terms(
     An addend of it where several processes share the classes.
 
     Args:
-        judged: Synthetic side of Eq. 1, detached: features or images, Y * K rows.
-        features: Synthetic pooled features, detached, Y * K rows.
+        synthetic: The synthetic side; no gradient goes back to it.
         association: The real side.
         discriminator: D.
         conditions_YE: c(y) of the classes of this step.
         config: Which head serves L_c.
     """
+    judged, features = synthetic.judged.detach(), synthetic.pooled.detach()
     classes, real_each = association.features_YnD.shape[:2]
     each = len(judged) // classes
     real = association.features_YnD.flatten(0, 1)
@@ -269,8 +281,7 @@ def discriminator_terms(
     )
     loss = adversarial.discriminator_loss(real_logits, synthetic_logits)
     if config.classifier == "auxiliary":
-        classifier = head_of(discriminator).classifier
-        labels = association.class_ids_Y
+        classifier, labels = discriminator.classifier, association.class_ids_Y
         loss = loss + classification_loss(
             classifier(real), labels.repeat_interleave(real_each)
         )
@@ -278,15 +289,6 @@ def discriminator_terms(
             classifier(features), labels.repeat_interleave(each)
         )
     return loss * association.part.share
-
-
-def head_of(
-    discriminator: FeatureDiscriminator | ImageDiscriminator,
-) -> FeatureDiscriminator:
-    """The MLP that carries the classifier head, in either space."""
-    if isinstance(discriminator, ImageDiscriminator):
-        return discriminator.head
-    return discriminator
 
 
 def weighted_sum(terms: Terms, config: LossConfig) -> Tensor:
@@ -305,9 +307,9 @@ def gradient_norms(
     """
     norms: Terms = {}
     for name, term in terms.items():
-        (slope,) = torch.autograd.grad(
+        (gradient,) = torch.autograd.grad(
             term, images, retain_graph=True, allow_unused=True
         )
-        norm = images.new_zeros(()) if slope is None else ranks.norm(slope)
+        norm = images.new_zeros(()) if gradient is None else ranks.norm(gradient)
         norms[name] = getattr(config, name) * norm
     return norms

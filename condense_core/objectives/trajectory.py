@@ -24,6 +24,7 @@ from condense_core.config import CondenseConfig, TrajectoryConfig
 from condense_core.data import PixelStatistics
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.networks import FeatureNetwork, build_network
+from condense_core.objectives.known_gradient import WithGradient
 from condense_core.runlog import RunLog
 from condense_core.runs.directory import RunDirectory
 from condense_core.seeding import derive_seed, make_generator
@@ -107,9 +108,9 @@ def train_expert(
     optimiser = torch.optim.SGD(network.parameters(), lr=config.expert_rate)
     snapshots = [_copy(network)]
     for step in range(config.snapshots * config.snapshot_steps):
-        draw = make_generator(seed, "expert", index, step)
-        images, labels = sampler.batch(config.expert_batch, draw)
-        images = augment.augment(statistics.normalise(images), draw)
+        rng = make_generator(seed, "expert", index, step)
+        images, labels = sampler.batch(config.expert_batch, rng)
+        images = augment.augment(statistics.normalise(images), rng)
         optimiser.zero_grad()
         F.cross_entropy(network(images), labels).backward()
         optimiser.step()
@@ -155,16 +156,16 @@ class TrajectoryMatcher:
             images_BCHW: Normalised synthetic images, with gradient.
             labels_B: Their classes.
         """
-        draw = make_generator(self._seed, "trajectory", step)
-        expert = self._experts[_below(len(self._experts), draw)]
-        first = _below(self.config.latest_start + 1, draw)
+        rng = make_generator(self._seed, "trajectory", step)
+        expert = self._experts[_below(len(self._experts), rng)]
+        first = _below(self.config.latest_start + 1, rng)
         start, target = expert[first], expert[first + self.config.gap]
         if not self.config.through_steps:
             return self._step_by_step(step, images_BCHW, labels_B, start, target)
         weights = start
         for n in range(self.config.student_steps):
-            slope = self._slope(weights, images_BCHW, labels_B, (step, n))
-            weights = self._next(weights, slope)
+            gradient = self._gradient(weights, images_BCHW, labels_B, (step, n))
+            weights = self._next(weights, gradient)
         return square_distance(weights, target) / square_distance(start, target)
 
     def _step_by_step(
@@ -179,26 +180,26 @@ class TrajectoryMatcher:
         leaf = images_BCHW.detach().requires_grad_()
         path = [start]
         for n in range(self.config.student_steps):
-            slope = self._slope(path[-1], leaf, labels_B, (step, n), graph=False)
-            path.append(self._next(path[-1], slope))
+            gradient = self._gradient(path[-1], leaf, labels_B, (step, n), graph=False)
+            path.append(self._next(path[-1], gradient))
         scale = square_distance(start, target)
-        # d loss / d (slope of any step), for theta is the start less the sum of slopes.
-        push = {
+        # d loss / d (gradient of any step): theta is the start less rate * their sum.
+        outer = {
             name: -2.0 * self.config.student_rate * (last - target[name]) / scale
             for name, last in path[-1].items()
         }
         at_images = torch.zeros_like(leaf)
         for n, weights in enumerate(path[:-1]):
-            slope = self._slope(weights, leaf, labels_B, (step, n))
-            pushed = sum((push[name] * value).sum() for name, value in slope.items())
-            assert isinstance(pushed, Tensor)
-            (part,) = torch.autograd.grad(pushed, leaf)
+            gradient = self._gradient(weights, leaf, labels_B, (step, n))
+            product = sum((outer[name] * g).sum() for name, g in gradient.items())
+            assert isinstance(product, Tensor)
+            (part,) = torch.autograd.grad(product, leaf)
             at_images += part
         value = square_distance(path[-1], target) / scale
-        # A scalar with this value and this gradient, for the sum of the other terms.
-        return value + (at_images * (images_BCHW - images_BCHW.detach())).sum()
+        loss: Tensor = WithGradient.apply(images_BCHW, value, at_images)
+        return loss
 
-    def _slope(
+    def _gradient(
         self,
         weights: Weights,
         images_BCHW: Tensor,
@@ -208,8 +209,8 @@ class TrajectoryMatcher:
         graph: bool = True,
     ) -> Weights:
         """Gradient of the cross entropy on augmented images, at some weights."""
-        draw = make_generator(self._seed, "trajectory-augment", *turn)
-        images = self._augment.augment(images_BCHW, draw)
+        rng = make_generator(self._seed, "trajectory-augment", *turn)
+        images = self._augment.augment(images_BCHW, rng)
         leaves = {
             name: value if value.requires_grad else value.detach().requires_grad_()
             for name, value in weights.items()
@@ -217,12 +218,12 @@ class TrajectoryMatcher:
         loss = F.cross_entropy(
             functional_call(self._network, leaves, (images,)), labels_B
         )
-        slopes = torch.autograd.grad(loss, list(leaves.values()), create_graph=graph)
-        return dict(zip(leaves, slopes, strict=True))
+        gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=graph)
+        return dict(zip(leaves, gradients, strict=True))
 
-    def _next(self, weights: Weights, slope: Weights) -> Weights:
+    def _next(self, weights: Weights, gradient: Weights) -> Weights:
         rate = self.config.student_rate
-        return {name: value - rate * slope[name] for name, value in weights.items()}
+        return {name: value - rate * gradient[name] for name, value in weights.items()}
 
 
 def square_distance(first: Weights, second: Weights) -> Tensor:
@@ -253,5 +254,5 @@ def _copy(network: FeatureNetwork) -> Weights:
     return {k: v.detach().clone() for k, v in network.named_parameters()}
 
 
-def _below(bound: int, draw: torch.Generator) -> int:
-    return int(torch.randint(bound, (1,), generator=draw))
+def _below(bound: int, rng: torch.Generator) -> int:
+    return int(torch.randint(bound, (1,), generator=rng))

@@ -26,6 +26,7 @@ from condense_core.compute.parts import Part
 from condense_core.config import UnrolledConfig
 from condense_core.networks import build_network
 from condense_core.networks.norm import differentiate_twice
+from condense_core.objectives.known_gradient import WithGradient
 from condense_core.objectives.window import OUTER_LOSSES, train_through
 from condense_core.seeding import derive_seed, make_generator
 
@@ -109,15 +110,15 @@ class StudentPool:
         """
         config = self.config
         part = part or Part(0, len(images_BCHW), len(images_BCHW))
-        draw = make_generator(self._seed, "unrolled", step)
-        turn = int(torch.randint(len(self.students), (1,), generator=draw))
+        rng = make_generator(self._seed, "unrolled", step)
+        turn = int(torch.randint(len(self.students), (1,), generator=rng))
         apart = len(self.students) // config.at_once
         turns = [(turn + i * apart) % len(self.students) for i in range(config.at_once)]
         leaf_BCHW = images_BCHW.detach().requires_grad_()
         augmented = self._augment.apply_each(
             leaf_BCHW,
             [
-                self._augment.draw(part.whole, draw).of(part)
+                self._augment.draw(part.whole, rng).of(part)
                 for _ in range(config.at_once * config.window)
             ],
         )
@@ -126,33 +127,33 @@ class StudentPool:
         losses, *results = train(
             *states, *augmented, labels_B, real_images_BCHW, real_labels_B
         )
-        slopes, after = results[: len(augmented)], results[len(augmented) :]
-        slope_BCHW = self._slope_at(leaf_BCHW, augmented, slopes)
+        gradients, after = results[: len(augmented)], results[len(augmented) :]
+        gradient_BCHW = self._at_images(leaf_BCHW, augmented, gradients)
         each = len(states) // config.at_once
         for i, turn in enumerate(turns):
             self._advance(turn, after[i * each : (i + 1) * each])
-        loss: Tensor = _WithSlope.apply(images_BCHW, losses.mean(), slope_BCHW)
+        loss: Tensor = WithGradient.apply(images_BCHW, losses.mean(), gradient_BCHW)
         return loss
 
-    def _slope_at(
-        self, leaf_BCHW: Tensor, augmented: list[Tensor], slopes: Sequence[Tensor]
+    def _at_images(
+        self, leaf_BCHW: Tensor, augmented: list[Tensor], gradients: Sequence[Tensor]
     ) -> Tensor:
         """Mean over the students of the gradients at the images (B, C, H, W).
 
         Args:
             leaf_BCHW: The images.
             augmented: What became of them in every step, student by student.
-            slopes: The gradients there.
+            gradients: The gradients there.
         """
         count, window = self.config.at_once, self.config.window
         total = torch.zeros_like(leaf_BCHW)
         for own in (slice(i * window, (i + 1) * window) for i in range(count)):
-            (slope,) = torch.autograd.grad(
-                augmented[own], leaf_BCHW, slopes[own], retain_graph=True
+            (gradient,) = torch.autograd.grad(
+                augmented[own], leaf_BCHW, gradients[own], retain_graph=True
             )
             if self.config.normalise:
-                slope = slope / self._ranks.norm(slope).clamp_min(TINY)
-            total += slope
+                gradient = gradient / self._ranks.norm(gradient).clamp_min(TINY)
+            total += gradient
         return total / count
 
     def _train_all(self, *tensors: Tensor, share: float = 1.0) -> tuple[Tensor, ...]:
@@ -188,8 +189,8 @@ class StudentPool:
             ],
             self._streams,
         )
-        losses, slopes, after = zip(*trained, strict=True)
-        return torch.stack(losses), *chain(*slopes), *chain(*after)
+        losses, gradients, after = zip(*trained, strict=True)
+        return torch.stack(losses), *chain(*gradients), *chain(*after)
 
     def _advance(self, turn: int, after: Sequence[Tensor]) -> None:
         """A student's weights and momenta after a window; or a new student."""
@@ -229,20 +230,6 @@ class StudentPool:
         """Continue from `state_dict`."""
         self.students = [dict(student) for student in state["students"]]
         self._next_serial = state["next_serial"]
-
-
-class _WithSlope(torch.autograd.Function):
-    """A value whose gradient at the images is known."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(slope)
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *towards: Tensor) -> Any:
-        (slope,) = ctx.saved_tensors
-        return towards[0] * slope, None, None
 
 
 def _tensors(student: dict[str, Any]) -> list[Tensor]:

@@ -69,17 +69,17 @@ def train_through(
         images = leaf.view_as(leaf)  # hooks on modules, as to count FLOPs, want no leaf
         logits = functional_call(network, named(weights), (images,))
         inner = F.cross_entropy(logits, labels_B)
-        (slope,) = ranks.sum_all(
+        (gradient,) = ranks.sum_all(
             torch.autograd.grad(inner * share, [weights], create_graph=True)
         )
         decay = _RECIPE.weight_decay * weights
-        momenta = _RECIPE.momentum * momenta + slope + decay
+        momenta = _RECIPE.momentum * momenta + gradient + decay
         weights = weights - learning_rate * momenta
     logits = functional_call(network, named(weights), (real_RCHW,))
     loss = outer_loss(logits, real_labels_R) * share
-    slopes = torch.autograd.grad(loss, leaves)
+    gradients = torch.autograd.grad(loss, leaves)
     after = *named(weights).values(), *named(momenta).values()
-    return loss.detach(), slopes, tuple(tensor.detach() for tensor in after)
+    return loss.detach(), gradients, tuple(tensor.detach() for tensor in after)
 
 
 def brier_score(logits_BY: Tensor, labels_B: Tensor) -> Tensor:

@@ -12,17 +12,21 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from condense_core.augment import SiameseAugment
 from condense_core.compute.mode import uses_graphs
 from condense_core.config import CondenseConfig
 from condense_core.data import ImageData, PixelStatistics
 from condense_core.data.class_sampler import ClassSampler
-from condense_core.engine import LOG_EVERY, condense_loop
+from condense_core.engine import condense_loop
 from condense_core.loop_state import LoopState
+from condense_core.monitor import LOG_EVERY
 from condense_core.networks import FeatureNetwork, build_network
+from condense_core.objectives.trajectory import Expert, train_expert
 from condense_core.pretrain import pretrain
 from condense_core.probe import PROBE_WIDTH
 from condense_core.probe import RECIPE as PROBE_RECIPE
 from condense_core.runlog import RunLog
+from condense_core.runs.preparation import embedding_dim
 from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import Synthesiser, SynthesiserSpec, build_synthesiser
 from condense_core.teacher import AUGMENT, build_teacher, frozen, needs_teacher
@@ -35,8 +39,8 @@ from condense_core.training import (
 )
 
 TIMED_STEPS = 3
-TIMED_IMAGES = 4096  # in all, but
-LEAST_OF_A_CLASS = 16
+TIMED_IMAGES = 4096  # in all
+LEAST_OF_A_CLASS = 16  # but at least this many of each class
 BATCH = 256
 
 
@@ -89,9 +93,9 @@ def measure(
         config: Sizes and lengths.
         device: Where to compute.
     """
-    draw = make_generator(config.seed, "pace")
+    rng = make_generator(config.seed, "pace")
     most = max(LEAST_OF_A_CLASS, TIMED_IMAGES // train.num_classes)
-    thin = train.thin(most, draw).to(device)
+    thin = train.thin(most, rng).to(device)
     statistics = thin.statistics()
     sampler = ClassSampler(thin, device)
     fixed: dict[str, float] = {}
@@ -105,17 +109,20 @@ def measure(
         fixed["teacher"] = step * config.teacher.steps
     if config.format.embedding != "one_hot":
         counts = train.counts.clamp(max=config.teacher.mean_images or len(train))
-        fixed["class embeddings"] = _pass_seconds(thin, statistics, config) * int(
-            counts.sum()
+        online = config.format.embedding == "online"
+        one = _pass_seconds(
+            thin,
+            statistics,
+            network=config.network.name if online else "convnet",
+            width=config.network.width if online else config.teacher.width,
         )
+        fixed["class embeddings"] = one * int(counts.sum())
 
     spec = SynthesiserSpec.from_config(
         config.format,
         image_shape=thin.image_shape,
         num_classes=thin.num_classes,
-        embedding_dim=thin.num_classes
-        if config.format.embedding == "one_hot"
-        else teacher.feature_dim,
+        embedding_dim=embedding_dim(config, thin),
     )
     with seeded_initialisation(config.seed, "pace"):
         synthesiser = build_synthesiser(spec, seed=config.seed).to(device)
@@ -123,7 +130,10 @@ def measure(
     pretraining = _pretraining_seconds(synthesiser, tools, len(train) / len(thin))
     if pretraining:
         fixed["pre-training"] = pretraining
-    outer = _outer_seconds(synthesiser, tools) if config.loop.total else 0.0
+    experts = None
+    if config.loss.trajectory:
+        fixed["experts"], experts = _experts(tools)
+    outer = _outer_seconds(synthesiser, tools, experts) if config.loop.total else 0.0
     if test is not None:
         fixed |= _evaluation(train, test, thin, statistics, config)
     loop = config.loop
@@ -167,7 +177,27 @@ def _pretraining_seconds(
     return ticks.step * config.steps + max(0.0, before + after) * images
 
 
-def _outer_seconds(synthesiser: Synthesiser, tools: _Tools) -> float:
+def _experts(tools: _Tools) -> tuple[float, list[Expert]]:
+    """Seconds that all experts take, and one that is good enough to time students."""
+    config = tools.config
+    options = config.trajectory
+    quick = replace(options, experts=1, snapshot_steps=1)
+    ticks = _Ticks(tools.sampler.device)
+    expert = train_expert(
+        0,
+        tools.sampler,
+        quick,
+        statistics=tools.statistics,
+        augment=SiameseAugment.from_text(config.augment, flip=config.data.flip),
+        seed=config.seed,
+    )
+    step = (ticks.now() - ticks.start) / quick.snapshots
+    return step * options.experts * options.snapshots * options.snapshot_steps, [expert]
+
+
+def _outer_seconds(
+    synthesiser: Synthesiser, tools: _Tools, experts: list[Expert] | None
+) -> float:
     """Of one outer iteration of Algorithm 1, probes included."""
     config, loop, device = tools.config, tools.config.loop, tools.sampler.device
     # The first update logs and warms up, the second may capture a graph.
@@ -178,6 +208,7 @@ def _outer_seconds(synthesiser: Synthesiser, tools: _Tools) -> float:
         synthesiser,
         tools.statistics,
         device=device,
+        experts=experts,
     )
     ticks = _Ticks(device)
     condense_loop(
@@ -261,12 +292,7 @@ def _training_step(
 
 
 def _pass_seconds(
-    thin: ImageData,
-    statistics: PixelStatistics,
-    config: CondenseConfig,
-    *,
-    network: str = "convnet",
-    width: int | None = None,
+    thin: ImageData, statistics: PixelStatistics, *, network: str, width: int | None
 ) -> float:
     """Seconds of one image on its way through a network, without gradients."""
     device = thin.images.device
@@ -274,7 +300,7 @@ def _pass_seconds(
         network,
         image_shape=thin.image_shape,
         num_classes=thin.num_classes,
-        width=width or config.teacher.width,
+        width=width,
         seed=0,
     ).to(device)
     index = torch.arange(BATCH, device=device) % len(thin)
@@ -323,7 +349,7 @@ def _evaluation(
         )
 
     testing = len(test) * _pass_seconds(
-        thin, statistics, config, network=options.network, width=options.width
+        thin, statistics, network=options.network, width=options.width
     )
     one = step(images) * planned_steps(images, recipe) + testing
     seconds = {"evaluation": options.repeats * one}

@@ -126,7 +126,7 @@ def run_experiment(
     config: CondenseConfig,
     *,
     out: Path,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     on_start: Callable[[], None] | None = None,
     expected: Estimate | None = None,
     ranks: Ranks = ALONE,
@@ -154,8 +154,8 @@ def run_experiment(
         CondenseError: See `condense`.
     """
     check_experiment(train, config)
-    place = resolve_device(device)
-    resolve_precision(config.compute.precision, place)
+    device = resolve_device(device)
+    resolve_precision(config.compute.precision, device)
     check_ranks(config, train.num_classes, ranks)
     own = out if ranks.first else None
     run = RunDirectory.open(own, config, train.fingerprint())
@@ -163,7 +163,7 @@ def run_experiment(
         on_start()
     done: dict[str, Any] | None = run.read_json("report.json")
     condensed = condense_in(
-        run, train, config, device=place, expected=expected, ranks=ranks
+        run, train, config, device=device, expected=expected, ranks=ranks
     )
     if not ranks.first:
         return {}
@@ -181,7 +181,7 @@ def run_experiment(
             name: _evaluate_row(name, condensed, train, test, statistics, run, config)
             for name in ("condensed", *config.evaluate.baselines)
         }
-    _write_features(out, condensed, train, statistics, config, place)
+    _write_features(out, condensed, train, statistics, config, device)
     report = {
         **rows.pop("condensed"),
         "baselines": rows,
@@ -189,7 +189,7 @@ def run_experiment(
         "bytes_by_part": condensed.bytes_by_part(),
         "digest": condensed.digest,
         "command": shlex.join(["condense", *sys.argv[1:]]),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {place}",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {device}",
     }
     run.write_json("report.json", report)
     write_report(out)

@@ -16,6 +16,7 @@ from condense_core.config import CondenseConfig
 from condense_core.data import ImageData, PixelStatistics
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.networks import FeatureNetwork, build_network
+from condense_core.networks.convnet import DEFAULT_WIDTH
 from condense_core.pretrain import pretrain
 from condense_core.runlog import RunLog
 from condense_core.runs.directory import RunDirectory
@@ -41,6 +42,15 @@ def build_phi(config: CondenseConfig, data: ImageData) -> FeatureNetwork:
         low_pass=config.network.low_pass,
         seed=config.seed,
     )
+
+
+def embedding_dim(config: CondenseConfig, data: ImageData) -> int:
+    """E, the size of a class embedding, before there is one."""
+    if config.format.embedding == "one_hot":
+        return data.num_classes
+    if config.format.embedding == "online":
+        return build_phi(config, data).feature_dim
+    return config.teacher.width or DEFAULT_WIDTH
 
 
 def prepare_teacher(
@@ -159,7 +169,7 @@ def _class_embedding(
     if config.format.embedding == "online" or network is None:
         network = build_phi(config, data).to(sampler.device)
     if config.teacher.mean_images is not None:
-        draw = make_generator(config.seed, "class-means")
-        data = data.thin(config.teacher.mean_images, draw)
+        rng = make_generator(config.seed, "class-means")
+        data = data.thin(config.teacher.mean_images, rng)
     means = class_mean_features(network, data, statistics)
     return standardise(means)

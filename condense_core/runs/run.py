@@ -25,7 +25,6 @@ from condense_core.errors import ArtefactError, ConfigError, DataError, RunError
 from condense_core.evaluate import library_versions
 from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
 from condense_core.loop_state import LoopState
-from condense_core.networks.convnet import DEFAULT_WIDTH
 from condense_core.objectives.trajectory import train_experts
 from condense_core.probe import Probe
 from condense_core.report.tiles import write_samples_png
@@ -33,7 +32,12 @@ from condense_core.runlog import RunLog
 from condense_core.runs.directory import RunDirectory
 from condense_core.runs.estimate import Estimate, in_words
 from condense_core.runs.pace import schedule
-from condense_core.runs.preparation import build_phi, prepare_teacher, starting_point
+from condense_core.runs.preparation import (
+    build_phi,
+    embedding_dim,
+    prepare_teacher,
+    starting_point,
+)
 from condense_core.synthesiser import SynthesiserSpec
 from condense_core.teacher import (
     check_teacher,
@@ -91,16 +95,16 @@ def condense(
     """
     data = as_image_data(train_set)
     check_fit(data, config)
-    place = resolve_device(device)
-    resolve_precision(config.compute.precision, place)
+    device = resolve_device(device)
+    resolve_precision(config.compute.precision, device)
     expected = None
     if config.time_budget is not None:
         folder = Path(out) if out is not None else None
         with memory_advice():
-            config, expected = schedule(data, None, config, out=folder, device=place)
+            config, expected = schedule(data, None, config, out=folder, device=device)
     run = RunDirectory.open(out, config, data.fingerprint())
     condensed = condense_in(
-        run, data, config, device=place, progress=progress, expected=expected
+        run, data, config, device=device, progress=progress, expected=expected
     )
     samples = run.file("samples.png")
     if samples is not None:
@@ -152,15 +156,15 @@ def _condense(
     run: RunDirectory,
     data: ImageData,
     config: CondenseConfig,
-    place: torch.device,
+    device: torch.device,
     progress: bool,
     expected: Estimate | None,
     ranks: Ranks,
 ) -> CondensedDataset:
     finished = run.file("condensed.safetensors")
     statistics = data.statistics()
-    placed = data.to(place)
-    sampler = ClassSampler(placed, place)
+    placed = data.to(device)
+    sampler = ClassSampler(placed, device)
     teacher = prepare_teacher(run, placed, statistics, config, progress, ranks)
     synthesiser = starting_point(
         run, sampler, placed, statistics, teacher, config, progress, ranks
@@ -170,16 +174,16 @@ def _condense(
         config,
         synthesiser,
         statistics,
-        device=place,
+        device=device,
         experts=train_experts(run, sampler, statistics, config, progress=progress),
         ranks=ranks,
     )
-    saved = ranks.from_first(lambda: run.load("loop", place), place)
+    saved = ranks.from_first(lambda: run.load("loop", device), device)
     if saved is not None:
         state.load_state_dict(saved)
     probe = Probe(synthesiser, data, statistics, config)
     with (
-        compute_scope(config.compute, place),
+        compute_scope(config.compute, device),
         shared_norms(synthesiser, ranks),
         RunLog(
             run.file("metrics.jsonl"),
@@ -218,7 +222,7 @@ def _condense(
     if finished is not None:
         condensed.save(finished)
         # What is read back is what was returned, on a resumed run as on this one.
-        condensed = CondensedDataset.load(finished, device=place)
+        condensed = CondensedDataset.load(finished, device=device)
     return condensed
 
 
@@ -275,31 +279,23 @@ def check_fit(data: ImageData, config: CondenseConfig) -> None:
             f"loss.layer_weights has {len(weights)} values, but phi has {layers} "
             "layers: give one for each"
         )
-    embedding_dim = {
-        "class_mean": config.teacher.width or DEFAULT_WIDTH,
-        "online": phi.feature_dim,
-        "one_hot": data.num_classes,
-    }[config.format.embedding]
-    if config.loss.intra_centre == "class_embedding" and (
-        embedding_dim != phi.feature_dim
-    ):
+    size = embedding_dim(config, data)
+    if config.loss.intra_centre == "class_embedding" and size != phi.feature_dim:
         raise ConfigError(
             f"loss.intra_centre=class_embedding needs class embeddings of phi's size "
-            f"{phi.feature_dim}, not {embedding_dim}: set teacher.width and "
+            f"{phi.feature_dim}, not {size}: set teacher.width and "
             "format.embedding to match, or loss.intra_centre=online"
         )
-    _check_artefact(data, config, embedding_dim)
+    _check_artefact(data, config)
 
 
-def _check_artefact(
-    data: ImageData, config: CondenseConfig, embedding_dim: int
-) -> None:
+def _check_artefact(data: ImageData, config: CondenseConfig) -> None:
     """Refuse sizes whose artefact could not be read at the end."""
     spec = SynthesiserSpec.from_config(
         config.format,
         image_shape=data.image_shape,
         num_classes=data.num_classes,
-        embedding_dim=embedding_dim,
+        embedding_dim=embedding_dim(config, data),
         class_counts=data.counts.tolist(),
     )
     try:

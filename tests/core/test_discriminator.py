@@ -1,16 +1,14 @@
 import torch
 from torch import nn
 
-from condense_core.discriminator import FeatureDiscriminator
+from condense_core.discriminator import FeatureDiscriminator, ImageDiscriminator
 from condense_core.losses.adversarial import discriminator_loss
 from condense_core.seeding import seeded_initialisation
 
 
 def build():
     with seeded_initialisation(0, "test"):
-        return FeatureDiscriminator(
-            feature_dim=4, condition_dim=3, num_classes=5, hidden_dim=8
-        )
+        return FeatureDiscriminator(feature_dim=4, condition_dim=3, num_classes=5)
 
 
 def test_one_logit_each_from_feature_and_condition(generator):
@@ -27,7 +25,7 @@ def test_one_logit_each_from_feature_and_condition(generator):
 
 
 def test_it_is_an_mlp_that_leaves_the_sigmoid_to_the_loss():
-    layers = [type(layer) for layer in build().judge]
+    layers = [type(layer) for layer in build().mlp]
     assert layers == [nn.Linear, nn.LeakyReLU] * 2 + [nn.Linear]
 
 
@@ -54,3 +52,15 @@ def test_it_learns_to_tell_features_of_the_wrong_class(generator):
         value.backward()
         optimiser.step()
     assert loss().item() < 0.3
+
+
+def test_image_discriminator_reads_image_and_condition(generator):
+    discriminator = ImageDiscriminator.build(
+        image_shape=(1, 8, 8), num_classes=3, condition_dim=2, width=4, seed=0
+    )
+    images = torch.randn(5, 1, 8, 8, generator=generator)
+    conditions = torch.randn(5, 2, generator=generator)
+    logits = discriminator(images, conditions)
+    assert logits.shape == (5,)
+    assert not torch.isclose(logits, discriminator(images.flip(0), conditions)).all()
+    assert not torch.isclose(logits, discriminator(images, conditions.flip(0))).all()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from condense_core import engine
+from condense_core import monitor
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.engine import condense_loop
 from condense_core.loop_state import LoopState
@@ -203,7 +203,7 @@ def test_pixels_have_their_own_rate(tiny_config, make_state, loop):
 def test_every_term_and_its_gradient_are_logged(
     tiny_config, make_state, loop, monkeypatch
 ):
-    monkeypatch.setattr(engine, "LOG_EVERY", 5)
+    monkeypatch.setattr(monitor, "LOG_EVERY", 5)
     lines = loop(make_state(tiny_config))
     assert [line["step"] for line in lines] == [0, 5, 10, 11]
     terms = {"adversarial", "classification", "matching", "intra", "inter", "unrolled"}
@@ -262,14 +262,14 @@ def test_a_step_can_use_some_classes_and_codes(tiny_config, make_state, loop):
         ["loop.classes_per_step=2", "loop.codes_per_step=1", "loop.restarts=4"]
     )
     state = make_state(config)
-    seen, original = [], state.unrolled_term
+    seen, original = [], state.condensation_terms
 
-    def spy(step, images, association, sampler, **options):
+    def spy(step, synthetic, association, sampler):
         class_ids = tuple(association.class_ids_Y.tolist())
-        seen.append((class_ids, tuple(images.shape[:2])))
-        return original(step, images, association, sampler, **options)
+        seen.append((class_ids, tuple(synthetic.images_YKCHW.shape[:2])))
+        return original(step, synthetic, association, sampler)
 
-    state.unrolled_term = spy
+    state.condensation_terms = spy
     loop(state)
     assert {shape for _, shape in seen} == {(2, 1)}
     assert {classes for classes, _ in seen} == {(0, 1), (0, 2), (1, 2)}

@@ -9,12 +9,10 @@ from condense_core.data import as_image_data, to_unit
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.networks import build_network
 from condense_core.pretrain import (
-    ImageDiscriminator,
     fit_targets,
     pretrain,
     reconstruction_targets,
     spatial_features,
-    subset,
     train_adversarially,
 )
 from condense_core.runlog import RunLog
@@ -252,29 +250,6 @@ def test_method_chooses_what_is_done(sampler, data, log):
     assert "codebook.codes" in results["reconstruction"]
     assert "codebook.codes" not in results["adversarial"]
     assert "generator.stem.weight" in results["adversarial"]
-
-
-def test_image_discriminator_reads_image_and_condition(generator):
-    judge = ImageDiscriminator.build(
-        image_shape=(1, 8, 8), num_classes=3, condition_dim=2, width=4, seed=0
-    )
-    images = torch.randn(5, 1, 8, 8, generator=generator)
-    conditions = torch.randn(5, 2, generator=generator)
-    logits = judge(images, conditions)
-    assert logits.shape == (5,)
-    assert not torch.isclose(logits, judge(images.flip(0), conditions)).all()
-    assert not torch.isclose(logits, judge(images, conditions.flip(0))).all()
-
-
-@pytest.mark.parametrize("size", [1, 3, 5])
-def test_subset_draws_distinct_ids_in_order(size, generator):
-    seen = set()
-    for _ in range(60):
-        ids = subset(5, size, generator, torch.device("cpu")).tolist()
-        assert len(set(ids)) == size
-        assert ids == sorted(ids)
-        seen.update(ids)
-    assert seen == set(range(5))
 
 
 @pytest.mark.usefixtures("untouched_global_rng")

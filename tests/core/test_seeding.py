@@ -4,7 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from condense_core.seeding import derive_seed, make_generator, seeded_initialisation
+from condense_core.seeding import (
+    derive_seed,
+    make_generator,
+    random_subset,
+    seeded_initialisation,
+)
 
 
 def test_seed_of_a_purpose_is_fixed_for_ever():
@@ -54,3 +59,14 @@ def test_initialisation_restores_the_global_generator_even_after_an_error():
 
     with pytest.raises(RuntimeError, match="stop"):
         fail()
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_subset_draws_distinct_ids_in_order(size, generator):
+    seen = set()
+    for _ in range(60):
+        ids = random_subset(5, size, generator, torch.device("cpu")).tolist()
+        assert len(set(ids)) == size
+        assert ids == sorted(ids)
+        seen.update(ids)
+    assert seen == set(range(5))

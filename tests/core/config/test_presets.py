@@ -1,7 +1,16 @@
+import typing
+
 import pytest
 
-from condense_core.config import CondenseConfig
-from condense_core.config.presets import DATA_SETS, IMAGES_PER_CLASS, PRESETS, flips
+from condense_core.config import CondenseConfig, EvaluateConfig
+from condense_core.config.presets import (
+    DATA_SETS,
+    IMAGES_PER_CLASS,
+    PRESETS,
+    choices,
+    flips,
+)
+from condense_core.config.start import Architecture
 from condense_core.data.sources import SOURCES
 from condense_core.errors import ConfigError
 from condense_core.networks import NETWORKS
@@ -71,6 +80,20 @@ def test_letters_and_digits_are_not_mirrored(name, mirrored):
 
 def test_a_data_set_of_ones_own_may_be_mirrored():
     assert flips("imagefolder") is flips("anything") is True
+
+
+def test_the_choices_a_configuration_names_are_those_there_are():
+    fields = typing.get_type_hints(EvaluateConfig)
+    assert typing.get_args(Architecture) == tuple(NETWORKS)
+    baseline, _ = typing.get_args(fields["baselines"])
+    assert set(typing.get_args(baseline)) == set(REFERENCES)
+
+
+def test_every_preset_is_among_the_choices():
+    alone, _, rule = choices().partition(", or DATA-ipc{1,10,50}")
+    for name in PRESETS:
+        data, _, _ = name.partition("-ipc")
+        assert name in alone.split(", ") or data in rule.split("where DATA is ")[1]
 
 
 def test_an_unknown_preset_names_the_nearest():

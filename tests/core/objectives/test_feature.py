@@ -9,7 +9,7 @@ from condense_core.augment import SiameseAugment
 from condense_core.config import LOSS_TERMS, LossConfig
 from condense_core.data import as_image_data
 from condense_core.data.class_sampler import ClassSampler
-from condense_core.discriminator import FeatureDiscriminator
+from condense_core.discriminator import FeatureDiscriminator, ImageDiscriminator
 from condense_core.errors import ConfigError
 from condense_core.losses.adversarial import discriminator_loss, generator_loss
 from condense_core.losses.classification import classification_loss
@@ -22,13 +22,14 @@ from condense_core.losses.intra_class import intra_class_loss
 from condense_core.losses.matching import matching_loss
 from condense_core.networks import build_network
 from condense_core.objectives.feature import (
-    discriminator_terms,
+    discriminator_loss as loss_of_d,
+)
+from condense_core.objectives.feature import (
     feature_terms,
     gradient_norms,
     sample_association,
     weighted_sum,
 )
-from condense_core.pretrain import ImageDiscriminator
 from condense_core.seeding import seeded_initialisation
 
 WIDTH, CONDITION, CODES, REAL = 4, 5, 2, 6
@@ -97,6 +98,10 @@ class Step:
         )
 
     def terms(self, loss):
+        terms, features = self.seen(loss)
+        return terms, features.judged, features.pooled
+
+    def seen(self, loss):
         return feature_terms(
             self.images,
             self.association,
@@ -108,10 +113,8 @@ class Step:
         )
 
     def judge(self, loss):
-        _, judged, features = self.terms(loss)
-        return discriminator_terms(
-            judged.detach(),
-            features.detach(),
+        return loss_of_d(
+            self.seen(loss)[1],
             self.association,
             discriminator=self.discriminator,
             conditions_YE=self.conditions,
@@ -273,7 +276,7 @@ class Product(nn.Module):
 
 
 def test_discriminator_and_generator_see_each_image_with_its_own_class(step):
-    step.discriminator.judge = Product()
+    step.discriminator.mlp = Product()
     _, judged, _ = step.terms(config())
     own = step.conditions.repeat_interleave(CODES, dim=0)
     exchanged = step.conditions.repeat(CODES, 1)
@@ -308,7 +311,7 @@ def test_discriminator_loss_trains_the_discriminator_alone(
     assert step.images.grad is None
     assert all(parameter.grad is None for parameter in step.network.parameters())
     head = step.discriminator.head if pixel else step.discriminator
-    assert head.judge[0].weight.grad.abs().sum() > 0
+    assert head.mlp[0].weight.grad.abs().sum() > 0
     assert (head.classifier.weight.grad is not None) == (classifier == "auxiliary")
     if pixel:
         trunk = step.discriminator.trunk.blocks[0][0].weight
@@ -418,7 +421,6 @@ def test_without_a_term_nothing_passes_through_phi(tiny_images, device, monkeypa
         pytest.fail("phi was used")
 
     monkeypatch.setattr(step.network, "layer_features", never)
-    terms, _, _ = step.terms(only(unrolled=1.0))
-    assert terms == {}
+    assert step.seen(only(unrolled=1.0)) == ({}, None)
     with pytest.raises(pytest.fail.Exception):
         step.terms(only(classifier="auxiliary", unrolled=1.0))

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from condense_core.networks import build_network
 from condense_core.runs import estimate as module
 from condense_core.runs.estimate import Estimate, in_words, measure
 from condense_core.runs.run import condense
@@ -39,6 +40,36 @@ def test_the_line_leaves_out_what_takes_no_time():
 
 
 # Timed phases
+
+
+def test_experts_are_counted_and_their_students_timed(tiny_config, tiny_data, steady):
+    sets = ["experts=4", "snapshots=11", "snapshot_steps=3", "student_steps=2"]
+    config = tiny_config.with_overrides(
+        ["loss.trajectory=1", "trajectory.depth=1", "trajectory.width=4"]
+        + [f"trajectory.{text}" for text in sets]
+    )
+    estimate = measure(tiny_data, None, config, device=CPU)
+    # One expert of eleven steps took the second between two looks at the clock.
+    assert estimate.fixed["experts"] == pytest.approx(4 * 11 * 3 / 11)
+    assert estimate.outer > 0
+
+
+@pytest.mark.parametrize("width", [4, 64])
+def test_class_embeddings_are_timed_on_the_network_that_makes_them(
+    tiny_config, tiny_data, monkeypatch, width
+):
+    built = []
+
+    def spy(name, **options):
+        built.append((name, options["width"]))
+        return build_network(name, **options)
+
+    monkeypatch.setattr(module, "build_network", spy)
+    config = tiny_config.with_overrides(
+        ["format.embedding=online", f"network.width={width}", "network.name=mlp"]
+    )
+    measure(tiny_data, None, config, device=CPU)
+    assert ("mlp", width) in built
 
 
 def test_every_phase_is_counted_by_its_steps(tiny_config, tiny_data, steady):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from condense_core import engine, loop_state
+from condense_core import loop_state, monitor
 from condense_core.artefact import CondensedDataset
 from condense_core.config import LOSS_TERMS
 from condense_core.data import ImageData
@@ -60,7 +60,7 @@ def kill_at():
 @pytest.fixture
 def saved_always(monkeypatch):
     monkeypatch.setattr(directory, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(engine, "LOG_EVERY", 1)
+    monkeypatch.setattr(monitor, "LOG_EVERY", 1)
 
 
 def files(out) -> dict[str, bytes]:
@@ -293,7 +293,6 @@ def test_an_empty_class_is_named(tiny_config, tiny_data):
     ("override", "match"),
     [
         ("network.depth=9", "depth 9"),
-        ("network.name=convnot", "unknown network 'convnot'"),
         ("loss.layer_weights=[1,1,1,1,1,1,1]", "layer_weights has 7"),
         ("format.latent_dim=70000", "latent_dim is 70000: it must be 1 to 65536"),
     ],
@@ -356,12 +355,12 @@ MOMENTS = [
     ("condense_core.runs.preparation.pretrain", 1, False),
     ("condense_core.runs.run.RunDirectory.save", 2, True),
     ("condense_core.runs.run.condense_loop", 1, False),
-    ("condense_core.engine.gradient_norms", 1, False),
+    ("condense_core.monitor.gradient_norms", 1, False),
     ("condense_core.loop_state.LoopState.train_network", 1, False),
-    ("condense_core.engine.gradient_norms", 4, True),
+    ("condense_core.monitor.gradient_norms", 4, True),
     ("condense_core.loop_state.LoopState.train_network", 3, True),
     ("condense_core.loop_state.LoopState.initialise_network", 3, True),
-    ("condense_core.engine.discriminator_terms", 3, False),
+    ("condense_core.loop_state.discriminator_loss", 3, False),
     ("condense_core.runs.directory.RunDirectory.save_sometimes", 3, True),
     ("condense_core.runs.directory.RunDirectory.save_sometimes", 4, True),
     ("condense_core.artefact.dataset.CondensedDataset.save", 1, False),

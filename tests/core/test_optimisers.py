@@ -3,9 +3,9 @@ import copy
 import torch
 from torch.nn import functional as F
 
-from condense_core import image_space
+from condense_core import optimisers
 from condense_core.config import OptimiserConfig
-from condense_core.image_space import ImageSpaceOptimiser
+from condense_core.optimisers import ImageSpaceOptimiser
 from condense_core.seeding import seeded_initialisation
 from condense_core.synthesiser import SynthesiserSpec, build_synthesiser
 
@@ -133,7 +133,7 @@ def test_many_images_start_a_few_classes_at_a_time(monkeypatch):
     monkeypatch.setattr(synthesiser, "forward", spy)
     groups = [{"params": list(synthesiser.parameters()), "lr": 5e-3}]
     together = ImageSpaceOptimiser(synthesiser, groups, OptimiserConfig()).logits
-    monkeypatch.setattr(image_space, "LARGEST_BATCH", 3)
+    monkeypatch.setattr(optimisers, "LARGEST_BATCH", 3)
     apart = ImageSpaceOptimiser(synthesiser, groups, OptimiserConfig()).logits
     assert sizes == [6, 3, 3]
     torch.testing.assert_close(together, apart)
