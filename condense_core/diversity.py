@@ -3,7 +3,7 @@
 The paper claims diversity within classes and margins between them (sec. 3.3, Fig. 4)
 and shows pictures; these are numbers for both. Feature spaces differ, so that a number
 means something only beside another of the same extractor: real images drawn at random,
-as many as are judged, are measured along.
+as many as the images judged, are therefore measured beside them.
 
 Shape legend: Y classes, N real images, M images judged, D feature.
 """
@@ -19,13 +19,12 @@ from condense_core.data import ImageData, PixelStatistics, to_unit
 from condense_core.errors import DataError
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.seeding import derive_seed, make_generator
-from condense_core.training import Recipe, train_network
+from condense_core.training import Recipe, pooled_features, train_network
 
 NEIGHBOURS = 5  # k of Naeem et al. 2020
 REAL_IMAGES = 500  # of each class, at most
 EXTRACTOR_WIDTH = 32
 EXTRACTOR_STEPS = 300
-BATCH = 512
 
 ExtractorKind = Literal["trained", "random"]
 
@@ -115,12 +114,12 @@ def measure_diversity(
         drawn.append(order[:beside])
         centres.append(order[beside : beside + REAL_IMAGES])
     reference = real.subset(torch.cat(centres))
-    features_ND = embed(network, to_unit(reference.images), statistics)
+    features_ND = pooled_features(network, reference.images, statistics)
 
     def measured(pixels: Tensor, classes: Tensor) -> dict[str, Any]:
         return asdict(
             diversity(
-                embed(network, pixels.to(device), statistics),
+                pooled_features(network, pixels.to(device), statistics),
                 classes.to(device),
                 features_ND,
                 reference.labels,
@@ -196,18 +195,6 @@ def build_extractor(
             max_steps=EXTRACTOR_STEPS,
         )
     return network.eval()
-
-
-@torch.no_grad()
-def embed(
-    network: FeatureNetwork, images_NCHW: Tensor, statistics: PixelStatistics
-) -> Tensor:
-    """Pooled last-layer features (N, D) of images in [0, 1]."""
-    parts = [
-        network.embed(network.layer_features(statistics.normalise(part))[-1])
-        for part in images_NCHW.split(BATCH)
-    ]
-    return torch.cat(parts)
 
 
 def diversity(

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from condense_core.compute.devices import resolve_device
 from condense_core.config.strict import at_least
-from condense_core.data import ImageData, PixelStatistics, to_unit
-from condense_core.networks import FeatureNetwork, build_network
+from condense_core.data import ImageData, PixelStatistics
+from condense_core.networks import build_network
 from condense_core.seeding import derive_seed
-from condense_core.training import Recipe, planned_steps, train_network
+from condense_core.training import Recipe, planned_steps, pooled_features, train_network
 
 EPOCHS = 20
 
@@ -104,7 +104,7 @@ def observe_training(
         on_step=record,
     )
     return Observation(
-        features=_embed(trained, data.images, statistics).cpu(),
+        features=pooled_features(trained.eval(), data.images, statistics).cpu(),
         forgetting=count_forgetting(correct_EN[:full_epochs]).cpu(),
     )
 
@@ -121,18 +121,3 @@ def count_forgetting(correct_EN: Tensor) -> Tensor:
     """
     forgotten_N = (correct_EN[:-1] & ~correct_EN[1:]).sum(0)
     return forgotten_N.where(correct_EN.any(0), len(correct_EN))
-
-
-def _embed(
-    network: FeatureNetwork, images_NCHW: Tensor, statistics: PixelStatistics
-) -> Tensor:
-    network.eval()
-    with torch.no_grad():
-        return torch.cat(
-            [
-                network.embed(
-                    network.layer_features(statistics.normalise(to_unit(chunk)))[-1]
-                )
-                for chunk in torch.split(images_NCHW, 256)
-            ]
-        )

@@ -19,8 +19,8 @@ from condense_core.codebook import Codebook
 from condense_core.config import FormatConfig
 from condense_core.generator import ConditionalGenerator
 
-# Of a class's component in latent space, on average: with fewer it would be about
-# single images.
+# Of each component of a class in latent space, on average: with fewer, a component
+# would describe single images.
 IMAGES_PER_COMPONENT = 10
 
 
@@ -28,7 +28,8 @@ IMAGES_PER_COMPONENT = 10
 class SynthesiserSpec:
     """Architecture by sizes: all that is needed to rebuild a synthesiser, no code.
 
-    ``code_components`` has the Gaussians of each class's region; empty is one each.
+    ``code_components`` is the number of Gaussians of each class in latent space; empty
+    is one each.
     """
 
     kind: str
@@ -258,7 +259,7 @@ class GeneratorSynthesiser(Synthesiser):
         """Images as data would scatter around what G draws.
 
         G is fitted by the cross entropy of grey values, so that x is the mean of a
-        quasi-binomial variable of variance phi_y x (1 - x) (McCullagh & Nelder 1989):
+        quasi-binomial variable of variance d_y x (1 - x) (McCullagh & Nelder 1989):
         none where G is sure, most at middle grey. Without it a network learns real
         images by their roughness.
 
@@ -267,9 +268,10 @@ class GeneratorSynthesiser(Synthesiser):
             class_ids_B: Their classes.
             noise_BCHW: Standard normal.
         """
-        phi_B = self.dispersion[class_ids_B].view(-1, 1, 1, 1)
-        variance_BCHW = phi_B * images_BCHW * (1.0 - images_BCHW)
-        deviation = variance_BCHW.clamp_min(0.0).sqrt()  # phi may be a stranger's
+        dispersion_B = self.dispersion[class_ids_B].view(-1, 1, 1, 1)
+        variance_BCHW = dispersion_B * images_BCHW * (1.0 - images_BCHW)
+        # A file from elsewhere may hold a dispersion below 0.
+        deviation = variance_BCHW.clamp_min(0.0).sqrt()
         return (images_BCHW + deviation * noise_BCHW).clamp(0.0, 1.0)
 
     @torch.no_grad()

@@ -245,7 +245,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         raise ArtefactError(f"cannot read teacher {path}: {line}") from error
     if not isinstance(facts, dict):
         raise ArtefactError(
-            f"{path} is no teacher: give a file written by condense teacher"
+            f"{path} is not a teacher file: give a file written by condense teacher"
         )
     if facts.get("format_version") != FORMAT_VERSION:
         raise ArtefactError(

@@ -180,6 +180,30 @@ def accuracy(
     return 100.0 * correct.item() / len(labels_N)
 
 
+@torch.no_grad()
+def pooled_features(
+    network: FeatureNetwork,
+    images_NCHW: Tensor,
+    statistics: PixelStatistics,
+    *,
+    batch_size: int = 256,
+) -> Tensor:
+    """Pooled last-layer features (N, D), as phi has them in the paper.
+
+    Args:
+        network: In eval mode, on the device of the images.
+        images_NCHW: Images, uint8 or float in [0, 1].
+        statistics: Normalisation of the images.
+        batch_size: Images a forward pass.
+    """
+    return torch.cat(
+        [
+            network.embed(network.layer_features(statistics.normalise(unit(part)))[-1])
+            for part in chunks(images_NCHW, batch_size)
+        ]
+    )
+
+
 def _state(
     step: int, network: FeatureNetwork, optimiser: torch.optim.Optimizer
 ) -> dict[str, Any]:

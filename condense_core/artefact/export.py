@@ -9,8 +9,8 @@ import torch
 
 from condense_core.artefact import CondensedDataset
 from condense_core.data import to_bytes
+from condense_core.data.png import to_png
 from condense_core.errors import RunError
-from condense_core.report.tiles import to_png
 from condense_core.runlog import atomic_write_bytes
 
 
@@ -92,7 +92,7 @@ def _write_folder(
     condensed: CondensedDataset, out: Path, name: Callable[[int, int], str]
 ) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} exists and is no empty folder: choose another --out")
+        raise RunError(f"{out} exists and is not an empty folder: choose another --out")
     images, labels = condensed.images()
     for index, label in enumerate(labels.tolist()):
         path = out / name(label, index % condensed.images_per_class)

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import torch
 
 from condense_core.artefact import CondensedDataset
+from condense_core.artefact.stored_sets import StoredSet, is_stored_set, load_stored_set
 from condense_core.audit import NO_PROOF, audit
 from condense_core.cli.files import check_target, read_splits, write_json
 from condense_core.cli.repeats import Repeats
@@ -18,7 +19,6 @@ from condense_core.compute.devices import resolve_device
 from condense_core.config.presets import flips
 from condense_core.config.strict import at_least
 from condense_core.data import ImageData
-from condense_core.data.stored_sets import StoredSet, is_stored_set, load_stored_set
 from condense_core.diversity import measure_diversity, summary
 from condense_core.errors import ConfigError
 from condense_core.evaluate import (

@@ -11,7 +11,7 @@ from condense_core.runlog import atomic_write_text
 
 
 class Repeats:
-    """What the networks so far have reached, in ``REPORT.partial`` until it is written.
+    """Accuracies of the networks trained so far, in ``REPORT.partial`` until the end.
 
     They count only for the same question: an evaluation of other images, or by another
     recipe, begins anew.

@@ -16,7 +16,7 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         The device.
 
     Raises:
-        ConfigError: If the name is no device name.
+        ConfigError: The name is not that of a device.
         RunError: If this machine has no such device.
 
     Example:

@@ -159,7 +159,7 @@ class UnrolledConfig:
     students: int = 10
     """Size of the pool."""
     at_once: int = 1
-    """Those of them that one generator update asks; it follows their mean."""
+    """Students of one generator update; their gradients are averaged."""
     window: int = 10
     """Training steps that are differentiated through."""
     max_age: int = 100
@@ -172,10 +172,10 @@ class UnrolledConfig:
     """Of the student, as in evaluation."""
     outer_loss: Literal["cross_entropy", "brier"] = "brier"
     """Of a student on real images. Old students are overconfident, and their few
-    worst errors rule the cross entropy; the Brier score is bounded."""
+    worst errors dominate the cross entropy; the Brier score is bounded."""
     normalise: bool = False
     """Whether the gradient of each student has unit length at the images. Lengths
-    differ a hundredfold with age, and a few students would rule. Its length is
+    differ a hundredfold with age, and a few students would dominate. Its length is
     then ``loss.unrolled``."""
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ STUDENTS_ALONE: Settings = {**dict.fromkeys(PAPER_TERMS, 0.0), "unrolled": 10.0}
 # Of more classes, fewer codes: a student's step is on a hundred images or two.
 CODES_PER_STEP = {"cifar100": 2}
 
-# Students of the unrolled objective on a CPU. Drawings and clothes on black stand a
+# Students of the unrolled objective on a CPU. Drawings and clothes on black tolerate a
 # higher rate, and a short window then covers more of the training; on photographs
 # such students overfit within the window.
 CAREFUL: Settings = {"window": 10, "max_age": 100, "learning_rate": 1e-2}

@@ -156,7 +156,7 @@ def read_samples(source: Any, *, name: str) -> tuple[Tensor, NDArray[Any]]:
     """
     if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         raise DataError(
-            f"{name}: a {type(source).__name__} is no map-style data set: give one "
+            f"{name}: a {type(source).__name__} is not a map-style data set: give one "
             "with len() and indexing, or a pair (images, labels)"
         )
     if len(source) == 0:

@@ -20,63 +20,15 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from condense_core.augment import SiameseAugment
-from condense_core.config import CondenseConfig, TrajectoryConfig
+from condense_core.config import TrajectoryConfig
 from condense_core.data import PixelStatistics
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.objectives.known_gradient import WithGradient
-from condense_core.runlog import RunLog
-from condense_core.runs.directory import RunDirectory
 from condense_core.seeding import derive_seed, make_generator
 
 Weights = dict[str, Tensor]
 Expert = list[Weights]  # at every snapshot, the first being the initial weights
-
-
-def train_experts(
-    run: RunDirectory,
-    sampler: ClassSampler,
-    statistics: PixelStatistics,
-    config: CondenseConfig,
-    *,
-    progress: bool = True,
-) -> list[Expert] | None:
-    """The experts of a run, or None if none are wanted; each is kept when trained.
-
-    Args:
-        run: Where they are kept.
-        sampler: The real images.
-        statistics: Normalisation.
-        config: Of the run.
-        progress: Whether to show progress on stderr.
-
-    Raises:
-        RunError: The disk is full or a kept expert is not readable.
-    """
-    if not config.loss.trajectory:
-        return None
-    options = config.trajectory
-    each = options.snapshots * options.snapshot_steps
-    total = options.experts * each
-    experts: list[Expert] = []
-    with RunLog(None, total=total, description="experts", progress=progress) as log:
-        for index in range(options.experts):
-            expert: Expert | None = run.load(f"expert-{index}", sampler.device)
-            if expert is None:
-                expert = train_expert(
-                    index,
-                    sampler,
-                    options,
-                    statistics=statistics,
-                    augment=SiameseAugment.from_text(
-                        config.augment, flip=config.data.flip
-                    ),
-                    seed=config.seed,
-                )
-                run.save(f"expert-{index}", expert)
-            experts.append(expert)
-            log.advance((index + 1) * each)
-    return experts
 
 
 def train_expert(

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from condense_core.data.png import to_png
 from condense_core.report import charts
 from condense_core.report.charts import number
-from condense_core.report.tiles import PER_CLASS, first_of_each_class, to_png
+from condense_core.report.tiles import PER_CLASS, first_of_each_class
 
 _CLASSES_SHOWN = 20
 _LARGEST_TILE = 128

@@ -1,4 +1,4 @@
-"""Images as PNG: single tiles for a page, one labelled grid for a file.
+"""Which images a report shows, and a labelled grid of them.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -6,15 +6,11 @@ Shapes: B batch, C channels, H height, W width.
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
+from condense_core.data.png import picture
 from condense_core.runlog import atomic_write_bytes
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 PER_CLASS = 10
 """Images of one class that are shown."""
@@ -30,25 +26,6 @@ def first_of_each_class(labels_B: Tensor, num_classes: int) -> list[list[int]]:
         if len(places[label]) < PER_CLASS:
             places[label].append(place)
     return places
-
-
-def to_png(image_CHW: Tensor, *, largest: int | None = None) -> bytes:
-    """One image as a PNG file.
-
-    Args:
-        image_CHW: Float in [0, 1] or uint8; any number of channels but 1 and 3 is
-            shown as the mean of all.
-        largest: Shrink so that no side is longer than this.
-
-    Returns:
-        The bytes of the file.
-    """
-    image = _picture(image_CHW)
-    if largest is not None:
-        image.thumbnail((largest, largest))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
 
 
 def write_samples_png(
@@ -85,23 +62,9 @@ def write_samples_png(
         middle = (2 * _GAP, top + height * zoom // 2)
         draw.text(middle, names[index], fill="black", font=font, anchor="lm")
         for column, place in enumerate(row):
-            tile = _picture(condensed_images[place])
+            tile = picture(condensed_images[place])
             tile = tile.resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
             grid.paste(tile, (left + column * cell_x, top))
     buffer = io.BytesIO()
     grid.save(buffer, "PNG", optimize=True)
     atomic_write_bytes(path, buffer.getvalue())
-
-
-def _picture(image_CHW: Tensor) -> "Image":
-    from PIL import Image
-
-    image_CHW = image_CHW.detach().cpu()
-    if image_CHW.is_floating_point():
-        image_CHW = image_CHW.clamp(0, 1).mul(255).round()
-    if image_CHW.shape[0] not in (1, 3):
-        image_CHW = image_CHW.float().mean(0, keepdim=True).round()
-    pixels_HWC = image_CHW.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    if pixels_HWC.shape[2] == 1:
-        return Image.fromarray(pixels_HWC[:, :, 0])
-    return Image.fromarray(pixels_HWC)

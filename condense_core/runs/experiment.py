@@ -15,7 +15,7 @@ from condense_core.compute.distributed import ALONE, Ranks, check_ranks
 from condense_core.compute.mode import resolve_precision
 from condense_core.config import CondenseConfig
 from condense_core.coresets import check_selection
-from condense_core.data import ImageData, PixelStatistics, to_unit
+from condense_core.data import ImageData, PixelStatistics
 from condense_core.data.sources import CACHE_FOLDER, CACHED, load_source
 from condense_core.errors import DataError, MissingSplitError
 from condense_core.evaluate import EvaluationReport, evaluate
@@ -27,7 +27,7 @@ from condense_core.runs.directory import RunDirectory
 from condense_core.runs.estimate import Estimate
 from condense_core.runs.run import check_fit, condense_in, memory_advice
 from condense_core.seeding import derive_seed, make_generator
-from condense_core.training import Recipe, train_network
+from condense_core.training import Recipe, pooled_features, train_network
 
 HELD_OUT = 0.2  # of each class, where a source has no test images
 HOLD_OUT_BYTES = 2**32  # at most: it copies them to memory
@@ -282,21 +282,12 @@ def _write_features(
         seed=config.seed,
         max_steps=FEATURE_STEPS,
     )
+    network.eval()
     images, labels = condensed.images()
-
-    @torch.no_grad()
-    def embed(pixels: torch.Tensor) -> torch.Tensor:
-        return torch.cat(
-            [
-                network.embed(network.layer_features(statistics.normalise(part))[-1])
-                for part in pixels.split(256)
-            ]
-        ).cpu()
-
     write_features(
         out,
-        real_ND=embed(to_unit(real.images)),
+        real_ND=pooled_features(network, real.images, statistics).cpu(),
         real_labels_N=real.labels.cpu(),
-        synthetic_MD=embed(images),
+        synthetic_MD=pooled_features(network, images, statistics).cpu(),
         synthetic_labels_M=labels.cpu(),
     )

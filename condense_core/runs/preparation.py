@@ -1,11 +1,12 @@
 """What a run makes before its loop: teacher, class embeddings, pre-trained generator.
 
-Teacher and generator are kept in the run directory: a resumed run does not make them
-again. Class embeddings are computed anew, to the same bits.
+Teacher, generator and experts are kept in the run directory: a resumed run does not
+make them again. Class embeddings are computed anew, to the same bits.
 """
 
 from torch import Tensor
 
+from condense_core.augment import SiameseAugment
 from condense_core.class_embedding import (
     class_mean_features,
     one_hot_embedding,
@@ -17,6 +18,7 @@ from condense_core.data import ImageData, PixelStatistics
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.networks.convnet import DEFAULT_WIDTH
+from condense_core.objectives.trajectory import Expert, train_expert
 from condense_core.pretrain import pretrain
 from condense_core.runlog import RunLog
 from condense_core.runs.directory import RunDirectory
@@ -131,6 +133,52 @@ def starting_point(
         _pretrain(run, synthesiser, sampler, statistics, teacher, config, progress)
     ranks.copy_first(synthesiser)
     return synthesiser
+
+
+def train_experts(
+    run: RunDirectory,
+    sampler: ClassSampler,
+    statistics: PixelStatistics,
+    config: CondenseConfig,
+    *,
+    progress: bool = True,
+) -> list[Expert] | None:
+    """The experts of a run, or None if none are wanted; each is kept when trained.
+
+    Args:
+        run: Where they are kept.
+        sampler: The real images.
+        statistics: Normalisation.
+        config: Of the run.
+        progress: Whether to show progress on stderr.
+
+    Raises:
+        RunError: The disk is full or a kept expert is not readable.
+    """
+    if not config.loss.trajectory:
+        return None
+    options = config.trajectory
+    each = options.snapshots * options.snapshot_steps
+    total = options.experts * each
+    experts: list[Expert] = []
+    with RunLog(None, total=total, description="experts", progress=progress) as log:
+        for index in range(options.experts):
+            expert: Expert | None = run.load(f"expert-{index}", sampler.device)
+            if expert is None:
+                expert = train_expert(
+                    index,
+                    sampler,
+                    options,
+                    statistics=statistics,
+                    augment=SiameseAugment.from_text(
+                        config.augment, flip=config.data.flip
+                    ),
+                    seed=config.seed,
+                )
+                run.save(f"expert-{index}", expert)
+            experts.append(expert)
+            log.advance((index + 1) * each)
+    return experts
 
 
 def _pretrain(

@@ -25,7 +25,6 @@ from condense_core.errors import ArtefactError, ConfigError, DataError, RunError
 from condense_core.evaluate import library_versions
 from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
 from condense_core.loop_state import LoopState
-from condense_core.objectives.trajectory import train_experts
 from condense_core.probe import Probe
 from condense_core.report.tiles import write_samples_png
 from condense_core.runlog import RunLog
@@ -37,6 +36,7 @@ from condense_core.runs.preparation import (
     embedding_dim,
     prepare_teacher,
     starting_point,
+    train_experts,
 )
 from condense_core.synthesiser import SynthesiserSpec
 from condense_core.teacher import (
@@ -234,8 +234,8 @@ def memory_advice() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         text = str(error)
         exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        # The CPU allocator of PyTorch raises a bare RuntimeError: so on Windows, so on
-        # Linux.
+        # The CPU allocator of PyTorch raises a bare RuntimeError, with one text on
+        # Windows and another on Linux.
         texts = ("not enough memory", "can't allocate memory")
         if not exhausted and not any(known in text for known in texts):
             raise

@@ -1,7 +1,13 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import condense_core
+
+CORE = Path(condense_core.__file__).parent
 
 HEAVY = ("torchvision", "avalanche", "flwr", "sklearn", "matplotlib", "PIL")
 OTHERS = ("avalanche_plugin", "flower_strategy")
@@ -50,3 +56,19 @@ def test_every_module_can_be_imported_without_the_extras():
         "        importlib.import_module(found.name)"
     )
     assert "condense_core" in modules_after(code)
+
+
+def test_packages_of_the_core_depend_on_each_other_in_one_direction():
+    edges = set()
+    for path in CORE.rglob("*.py"):
+        package = path.relative_to(CORE).parts[0].removesuffix(".py")
+        for line in path.read_text("utf-8").splitlines():
+            found = re.match(r"from condense_core\.(\w+)[\w.]* import", line)
+            if found and found[1] != package:
+                edges.add((package, found[1]))
+    assert ("runs", "engine") in edges
+    while edges:  # take away whatever imports nothing that is left
+        targets = {target for _, target in edges}
+        leaves = targets - {package for package, _ in edges}
+        assert leaves, f"a circle among {sorted(targets)}"
+        edges = {edge for edge in edges if edge[1] not in leaves}

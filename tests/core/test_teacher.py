@@ -216,7 +216,7 @@ def test_a_file_that_is_no_teacher_is_refused(
     with pytest.raises(ArtefactError, match="cannot read teacher"):
         check_teacher(tmp_path / "absent", tiny_data, config)
     make_condensed().save(path)
-    with pytest.raises(ArtefactError, match="is no teacher"):
+    with pytest.raises(ArtefactError, match="is not a teacher file"):
         check_teacher(path, tiny_data, config)
     train(tmp_path / "good", tiny_data, config)
     os.truncate(tmp_path / "good", (tmp_path / "good").stat().st_size - 5)

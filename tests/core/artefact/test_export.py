@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from condense_core.artefact.export import FORMATS, export, safe_file_name
+from condense_core.artefact.stored_sets import load_stored_set
 from condense_core.data import as_image_data
-from condense_core.data.stored_sets import load_stored_set
 from condense_core.errors import RunError
 from condense_core.evaluate import evaluate
 
@@ -151,7 +151,7 @@ def test_an_unknown_format_is_refused(make_condensed, tmp_path):
 def test_a_folder_in_use_is_left_alone(make_condensed, tmp_path, format):
     (tmp_path / "mine.txt").write_text("x")
     for out in (tmp_path, tmp_path / "mine.txt"):
-        with pytest.raises(RunError, match="no empty folder"):
+        with pytest.raises(RunError, match="not an empty folder"):
             export(make_condensed(), format=format, out=out)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
     (tmp_path / "empty").mkdir()

@@ -296,7 +296,7 @@ def test_a_sample_with_a_one_hot_label_is_refused():
 
 
 def test_an_iterable_without_length_is_refused():
-    with pytest.raises(DataError, match="generator is no map-style data set"):
+    with pytest.raises(DataError, match="generator is not a map-style data set"):
         as_image_data(sample for sample in [])
 
 

@@ -11,9 +11,9 @@ from condense_core.networks import build_network
 from condense_core.objectives.trajectory import (
     TrajectoryMatcher,
     train_expert,
-    train_experts,
 )
 from condense_core.runs.directory import RunDirectory
+from condense_core.runs.preparation import train_experts
 from condense_core.seeding import make_generator
 from condense_core.synthesiser import SynthesiserSpec, build_synthesiser
 
@@ -269,7 +269,7 @@ def test_experts_are_kept_in_the_run(tiny_data, wanting, tmp_path, monkeypatch):
     assert len(first[0]) == 4
     assert (tmp_path / "run/checkpoint/expert-1.pt").exists()
     monkeypatch.setattr(
-        "condense_core.objectives.trajectory.train_expert",
+        "condense_core.runs.preparation.train_expert",
         lambda *_, **__: pytest.fail("they were trained before"),
     )
     for one, other in zip(experts(), first, strict=True):

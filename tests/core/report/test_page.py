@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from condense_core.data.png import to_png
 from condense_core.errors import RunError
 from condense_core.report.charts import Scale, line_chart, number, scatter, thin
 from condense_core.report.page import (
@@ -18,7 +19,6 @@ from condense_core.report.page import (
     write_report,
     write_samples_png,
 )
-from condense_core.report.tiles import to_png
 
 REPORT = {
     "accuracy_mean": 91.37,

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from condense_core.artefact.export import export
-from condense_core.data.stored_sets import is_stored_set, load_stored_set
+from condense_core.artefact.stored_sets import is_stored_set, load_stored_set
 from condense_core.errors import ArtefactError, CondenseError, DataError
 
 CLASSES = ("left", "middle", "right")
@@ -76,7 +76,7 @@ def test_other_names_are_taken_in_order(make_condensed, tmp_path):
 
 def test_a_folder_that_is_no_class_is_refused(make_condensed, tmp_path):
     export(make_condensed(), format="imagefolder", out=tmp_path / "set")
-    with pytest.raises(DataError, match=r"'middle' .* is no class of the data set"):
+    with pytest.raises(DataError, match=r"'middle' .* is not a class of the data set"):
         load_stored_set(tmp_path / "set", ("left", "right"))
 
 

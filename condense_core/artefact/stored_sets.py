@@ -93,7 +93,7 @@ def _folder(path: Path, classes: tuple[str, ...]) -> ImageData:
     else:
         odd = next(name for name in data.classes if name not in known)
         raise DataError(
-            f"class folder {odd!r} of {path} is no class of the data set "
+            f"class folder {odd!r} of {path} is not a class of the data set "
             f"({', '.join(classes[:3])}, ...): rename it"
         )
     return ImageData(
