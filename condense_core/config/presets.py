@@ -65,7 +65,7 @@ SHORT: Settings = {"window": 6, "max_age": 90, "learning_rate": 3e-2}
 CPU_STUDENTS = {"mnist": QUICK, "fashionmnist": QUICK}
 # What students learn from one image a class they learn while young: these, and their
 # updates, where that was measured. FashionMNIST alone gained from images as they are
-# (docs/paper-to-code.md).
+# (docs/condensation-choices.md).
 YOUNG: dict[str, Settings] = {
     "cifar10": {
         "loop": {"restarts": 24},
@@ -291,7 +291,8 @@ def _one_a_class(name: str) -> Settings:
 def _unrolled_at_ten() -> Settings:
     """Ten drawings a class: short windows, and nothing else pulls at the images.
 
-    On their own the paper's losses did not improve on medoids (docs/paper-to-code.md).
+    On their own the paper's losses did not improve on medoids
+    (docs/condensation-choices.md).
     """
     return {
         "loss": STUDENTS_ALONE,
