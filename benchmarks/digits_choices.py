@@ -18,7 +18,7 @@ import torch
 
 from condense_core import CondenseConfig, condense, evaluate
 from condense_core.data.sources import load_source
-from condense_core.evaluate import library_versions
+from condense_core.versions import library_versions
 
 PAPER_LOSSES = ["loss.unrolled=0", "loss.matching=1", "loss.classification=0.1"]
 ROWS: dict[str, list[str]] = {

@@ -28,13 +28,13 @@ from condense_core.compute.devices import resolve_device
 from condense_core.data import ImageData, PixelStatistics
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.engine import condense_loop
-from condense_core.evaluate import library_versions
 from condense_core.loop_state import LoopState
 from condense_core.networks import FeatureNetwork
 from condense_core.runlog import RunLog, atomic_write_text
 from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import SynthesiserSpec, build_synthesiser
 from condense_core.teacher import build_teacher, frozen
+from condense_core.versions import library_versions
 
 REAL_IMAGES = 4  # of each class; drawn with replacement, so their number is no matter
 

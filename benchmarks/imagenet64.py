@@ -19,10 +19,10 @@ import torch
 from condense_core import CondenseConfig, condense, evaluate
 from condense_core.compute.allocator import keep_freed_memory
 from condense_core.compute.devices import resolve_device
-from condense_core.evaluate import library_versions
 from condense_core.references import evaluate_reference
 from condense_core.runlog import atomic_write_text
 from condense_core.runs.experiment import load_splits
+from condense_core.versions import library_versions
 
 
 def main() -> None:

@@ -24,10 +24,10 @@ import torch
 from condense_core import CondenseConfig, condense, evaluate
 from condense_core.data import ImageData
 from condense_core.data.cache import Part, Plan, open_cache
-from condense_core.evaluate import library_versions
 from condense_core.runlog import atomic_write_text
 from condense_core.seeding import make_generator
 from condense_core.teacher import train_teacher_file
+from condense_core.versions import library_versions
 
 LIMIT_GB = 8.0
 PART = 4096  # images written together

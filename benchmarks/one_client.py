@@ -21,10 +21,10 @@ from condense_core import ImageData
 from condense_core.compute.allocator import keep_freed_memory
 from condense_core.config.presets import flips
 from condense_core.data.sources import load_source
-from condense_core.evaluate import library_versions
 from condense_core.runlog import atomic_write_text
 from condense_core.seeding import derive_seed, make_generator
 from condense_core.training import accuracy
+from condense_core.versions import library_versions
 from flower_strategy.aggregation import (
     initial_model,
     shares_of,

@@ -22,11 +22,11 @@ from condense_core.artefact import CondensedDataset
 from condense_core.compute.devices import resolve_device
 from condense_core.data import ImageData, to_unit
 from condense_core.errors import ConfigError, DataError, RunError
-from condense_core.evaluate import library_versions
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.roc import auc_interval, roc_auc, tpr_at_one_percent_fpr
 from condense_core.seeding import derive_seed, make_generator
 from condense_core.training import planned_steps, resolve_recipe, train_network
+from condense_core.versions import library_versions
 
 RECIPE = "paper-300"
 WIDTH = 32  # of both networks, the random one and the trained one

@@ -4,25 +4,27 @@ Every network is trained by `condense_core.training.train_network` and tested on
 after its last step: no checkpoint is ever selected by test accuracy.
 """
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
 
 from condense_core.compute.devices import resolve_device
-from condense_core.data import ImageData, PixelStatistics, as_image_data
-from condense_core.data.convert import read_samples
+from condense_core.data import ImageData, PixelStatistics
 from condense_core.ensemble import EnsembleMode, trained_networks
-from condense_core.errors import ConfigError, DataError
+from condense_core.errors import ConfigError
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.seeding import derive_seed
+from condense_core.train_test import (
+    CondensedLike,
+    Source,
+    fitting_data,
+    flip_of,
+    statistics_of,
+)
 from condense_core.training import (
     RECIPES,
     Recipe,
@@ -31,6 +33,7 @@ from condense_core.training import (
     resolve_recipe,
     train_network,
 )
+from condense_core.versions import library_versions
 
 __all__ = [
     "RECIPES",
@@ -41,20 +44,6 @@ __all__ = [
     "evaluate",
     "train_network",
 ]
-
-
-class CondensedLike(Protocol):
-    """What `evaluate` needs of a condensed data set."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in label order."""
-
-    def images(self) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W) in [0, 1] and labels (N,)."""
-
-
-Source = ImageData | CondensedLike | tuple[Tensor, Tensor] | Dataset[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +111,7 @@ def evaluate(
     repeats: int = 20,
     seed: int = 0,
     device: str | torch.device = "auto",
-    flip: bool = True,
+    flip: bool | None = None,
     max_steps: int | None = None,
     statistics: PixelStatistics | None = None,
     ensemble: EnsembleMode = "auto",
@@ -138,7 +127,8 @@ def evaluate(
     Args:
         train: A condensed data set, an `ImageData`, a pair of images (N, C, H, W)
             (uint8, or float in [0, 1], then rounded to 8 bits; not normalised) and
-            labels (N,) 0..Y-1, or a map-style Dataset of (image, label).
+            labels (N,), or a map-style Dataset of (image, label). The labels of a pair
+            are 0..Y-1, or the names of the other set's classes where these are numbers.
         test: The same; usually the real test data.
         recipe: A key of `RECIPES`, or a `Recipe`.
         network: A key of `condense_core.networks.NETWORKS`.
@@ -146,7 +136,8 @@ def evaluate(
         repeats: Number of networks; the literature trains 20.
         seed: Seed of initialisations, shuffling and augmentation.
         device: ``"auto"`` or a torch device.
-        flip: Whether augmentation may mirror images. False for digits and letters.
+        flip: Whether augmentation may mirror images. False for digits and letters. By
+            default as the run had it that made a condensed data set, else True.
         max_steps: Cap on the optimiser steps of each network; the learning rate then
             drops at half of the cap. Meant for full-data references on a CPU.
         statistics: Normalisation of training and test images. By default the training
@@ -166,7 +157,8 @@ def evaluate(
     Raises:
         ConfigError: If the recipe, network, device or ensemble is unknown, a number is
             out of range, or ``vmap`` is asked of a network that it cannot train.
-        DataError: If training and test data do not fit each other.
+        DataError: If training and test data do not fit each other: other image shapes,
+            other classes or the same in another order, labels that fit none.
         RunError: If the device is absent.
     """
     recipe = resolve_recipe(recipe)
@@ -174,8 +166,9 @@ def evaluate(
         if value is not None and value < 1:
             raise ConfigError(f"{key} is {value}: give at least 1")
     device = resolve_device(device)
-    train_data, test_data = _fitting_data(train, test)
-    statistics = statistics or _statistics_of(train, train_data)
+    train_data, test_data = fitting_data(train, test)
+    statistics = statistics or statistics_of(train, train_data)
+    flip = flip_of(train) if flip is None else flip
     num_classes, image_shape = train_data.num_classes, train_data.image_shape
     built_width = require_network(network, width, train_data)
     counts = train_data.counts.tolist()
@@ -254,91 +247,3 @@ def require_network(network: str, width: int | None, data: ImageData) -> int:
         width=width,
         seed=0,
     ).width
-
-
-def library_versions() -> dict[str, str]:
-    """Versions that numbers may depend on, for reports."""
-    try:
-        own = metadata.version("gencondense")
-    except metadata.PackageNotFoundError:
-        own = "not installed"
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "gencondense": own,
-        "platform": platform.platform(),
-    }
-
-
-def _fitting_data(train: Source, test: Source) -> tuple[ImageData, ImageData]:
-    """Both sets as 8-bit images with the same image shape and the same classes.
-
-    Rounding changes nothing in a condensed data set, which is on the 8-bit grid.
-    """
-    # A bare pair has no class names: it takes the other set's, or else numbers up to
-    # the highest label in both, not only those that happen to occur in one of them.
-    train, test = _readable(train, "training set"), _readable(test, "test set")
-    highest = 0
-    classes: tuple[str, ...] = ()
-    for source in (test, train):
-        if isinstance(source, tuple):
-            highest = max(highest, int(torch.as_tensor(source[1]).max()))
-        else:
-            classes = source.classes
-    classes = classes or tuple(str(label) for label in range(highest + 1))
-    train_data = _image_data(train, classes, name="training set")
-    test_data = _image_data(test, classes, name="test set")
-
-    if train_data.image_shape != test_data.image_shape:
-        raise DataError(
-            f"training images have shape {train_data.image_shape}, test images "
-            f"{test_data.image_shape}: load both with the same image size and channels"
-        )
-    if train_data.num_classes != test_data.num_classes:
-        raise DataError(
-            f"training data have {train_data.num_classes} classes, test data "
-            f"{test_data.num_classes}: evaluate on the data set that was condensed"
-        )
-    reordered = set(train_data.classes) == set(test_data.classes)
-    if reordered and train_data.classes != test_data.classes:
-        raise DataError(
-            f"training and test classes are in different order ({train_data.classes[0]}"
-            f"... and {test_data.classes[0]}...): load both with the same class list"
-        )
-    return train_data, test_data
-
-
-_Readable = ImageData | CondensedLike | tuple[Tensor, Tensor]
-
-
-def _readable(source: Source, name: str) -> _Readable:
-    """A Dataset as what it holds; anything else is one of the kinds left already.
-
-    One that names no classes is a pair: which labels occur in it is no list of them.
-    """
-    if isinstance(source, TensorDataset) and len(source.tensors) >= 2:
-        return source.tensors[0], source.tensors[1]
-    if isinstance(source, list) and len(source) == 2:
-        return source[0], source[1]
-    condensed = callable(getattr(source, "images", None))
-    if condensed or isinstance(source, ImageData | tuple):
-        return cast(_Readable, source)
-    if not isinstance(getattr(source, "classes", None), tuple | list):
-        images, labels = read_samples(source, name=name)
-        if labels.dtype.kind in "iu":
-            return images, torch.from_numpy(labels)
-    return as_image_data(source, name=name)
-
-
-def _image_data(source: _Readable, classes: tuple[str, ...], *, name: str) -> ImageData:
-    if isinstance(source, ImageData):
-        return source
-    if isinstance(source, tuple):
-        return as_image_data(source, classes=classes, name=name)
-    return as_image_data(source.images(), classes=source.classes, name=name)
-
-
-def _statistics_of(train: Source, data: ImageData) -> PixelStatistics:
-    carried = getattr(train, "statistics", None)
-    carried = carried() if callable(carried) else carried
-    return carried if isinstance(carried, PixelStatistics) else data.statistics()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from condense_core.evaluate import library_versions
+from condense_core.versions import library_versions
 from continual_lib.measure import (
     Stopwatch,
     correct_by_class,

@@ -12,8 +12,8 @@ import torch
 from condense_core import ImageData
 from condense_core.config.presets import flips
 from condense_core.data.sources import load_source
-from condense_core.evaluate import library_versions
 from condense_core.runlog import atomic_write_text
+from condense_core.versions import library_versions
 from flower_strategy.partition import partition
 from flower_strategy.settings import ModelSettings, ServerSettings
 

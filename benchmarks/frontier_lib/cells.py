@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from condense_core.evaluate import library_versions
 from condense_core.runlog import atomic_write_text
+from condense_core.versions import library_versions
 
 
 @dataclass(frozen=True, kw_only=True)

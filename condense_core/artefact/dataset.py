@@ -96,7 +96,8 @@ class CondensedDataset:
         self._synthesiser.load_state_dict(decode(self._tensors), strict=False)
         self._synthesiser.to(resolve_device(device)).eval()
         self._nbytes: int | None = None
-        self._fixed: Tensor | None = None  # the fixed set as bytes, once sampled from
+        self._fixed: Tensor | None = None  # the fixed set as bytes, once it is asked
+        self._calls = 0  # of `sample` without a generator
 
     @classmethod
     def from_synthesiser(
@@ -242,7 +243,7 @@ class CondensedDataset:
         self,
         count: int,
         *,
-        classes: Sequence[int] | None = None,
+        classes: Sequence[int | str] | None = None,
         fresh: bool = False,
         dispersed: bool = True,
         generator: torch.Generator | None = None,
@@ -251,14 +252,15 @@ class CondensedDataset:
 
         Args:
             count: Number of images.
-            classes: Labels to draw from; None is all. A list of ``count`` labels, with
-                repeats, is drawn exactly.
+            classes: Labels or names to draw from; None is all. A list of ``count`` of
+                them, with repeats, is drawn exactly.
             fresh: Draw new codes from a Gaussian of the codebook's mean and deviation
                 instead of using the codebook. Such images are new ones: never count
                 them as images per class.
             dispersed: Whether fresh images get the noise of ``format.dispersion``, if
                 the artefact has it.
-            generator: Of the draws, on the CPU; None draws by a fixed seed.
+            generator: Of the draws, on the CPU. None draws other images at every call,
+                and the same again from a file that is loaded again.
 
         Returns:
             Images (count, C, H, W) on the 8-bit grid, and labels (count,).
@@ -267,28 +269,24 @@ class CondensedDataset:
             ArtefactError: A class does not exist, or the pixel format is asked for
                 fresh codes.
         """
-        pool = list(range(self.spec.num_classes)) if classes is None else list(classes)
-        for label in pool:
-            if not 0 <= label < self.spec.num_classes:
-                raise ArtefactError(
-                    f"class {label} does not exist: choose 0 to "
-                    f"{self.spec.num_classes - 1}"
-                )
+        every = range(self.spec.num_classes)
+        pool = [self._label(c) for c in (every if classes is None else classes)]
         if not pool or count < 1:
             raise ArtefactError(
                 f"cannot draw {count} images of {len(pool)} classes: ask for at least "
                 "one of each"
             )
-        rng = make_generator(0, "sample") if generator is None else generator
+        rng = generator
+        if rng is None:
+            rng = make_generator(0, "sample", *([self._calls] if self._calls else []))
+            self._calls += 1
         order = torch.randperm(count, generator=rng)
         labels = torch.tensor(pool)[order % len(pool)]
         device = self._synthesiser.class_embedding.device
         if not fresh:
             code_ids = torch.randint(self.images_per_class, (count,), generator=rng)
-            if self._fixed is None:
-                self._fixed = to_bytes(self.images()[0])
             rows = (labels * self.images_per_class + code_ids).to(device)
-            return to_unit(self._fixed[rows]), labels.to(device)
+            return to_unit(self._as_bytes()[rows]), labels.to(device)
         if not isinstance(self._synthesiser, GeneratorSynthesiser):
             raise ArtefactError("pixels have no codes to draw anew: use fresh=False")
         codes = self._synthesiser.codebook.codes
@@ -306,11 +304,54 @@ class CondensedDataset:
             images = self._synthesiser.observe(images, labels, noise)
         return to_unit(to_bytes(images)), labels
 
+    def _label(self, chosen: int | str) -> int:
+        """Position of a class by label or name."""
+        if isinstance(chosen, str) and chosen in self.classes:
+            return self.classes.index(chosen)
+        if not isinstance(chosen, str) and 0 <= chosen < self.spec.num_classes:
+            return int(chosen)
+        raise ArtefactError(
+            f"class {chosen!r} does not exist: choose 0 to {self.spec.num_classes - 1} "
+            "or one of the names in `classes`"
+        )
+
     def synthesiser(self, device: str | torch.device = "cpu") -> Synthesiser:
         """A trainable copy of what makes the images, decoded to fp32."""
         copy = _blank(self.spec)
         copy.load_state_dict(self._synthesiser.state_dict())
         return copy.to(resolve_device(device))
+
+    def __len__(self) -> int:
+        """Images of the fixed set."""
+        return self.spec.num_classes * self.images_per_class
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """One image (C, H, W) of the fixed set, in [0, 1], and its label.
+
+        So that a `torch.utils.data.DataLoader` takes the artefact as it is.
+
+        Raises:
+            IndexError: There is no such image.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        index %= len(self)
+        return to_unit(self._as_bytes()[index]), index // self.images_per_class
+
+    def __repr__(self) -> str:
+        """Sizes, in a line."""
+        channels, height, width = self.image_shape
+        return (
+            f"{type(self).__name__}({self.spec.kind}, {self.spec.num_classes} classes "
+            f"x {self.images_per_class} images of {channels}x{height}x{width}, "
+            f"{self.nbytes:,} bytes in {self.precision})"
+        )
+
+    def _as_bytes(self) -> Tensor:
+        """The images of the fixed set as uint8, made once."""
+        if self._fixed is None:
+            self._fixed = to_bytes(self.images()[0])
+        return self._fixed
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -24,11 +24,11 @@ from condense_core.errors import ConfigError
 from condense_core.evaluate import (
     EvaluationReport,
     evaluate,
-    library_versions,
     require_network,
 )
 from condense_core.references import FULL, REFERENCES, evaluate_reference
 from condense_core.training import resolve_recipe
+from condense_core.versions import library_versions
 
 
 @dataclass(frozen=True, slots=True)

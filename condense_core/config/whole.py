@@ -120,6 +120,20 @@ class CondenseConfig:
                 f"pretrain.method=variational places the codes itself, which "
                 f"format.codes={self.format.codes} rules out: use format.codes=learned"
             )
+        if self.format.kind == "pixels" and self.pretrain.method in (
+            "adversarial",
+            "variational",
+        ):
+            raise ConfigError(
+                f"pretrain.method={self.pretrain.method} trains a generator, which "
+                "format.kind=pixels has not: use pretrain.method=reconstruction"
+            )
+        if self.format.embedding == "online" and self.loop.classes_per_step is not None:
+            raise ConfigError(
+                "format.embedding=online is standardised over all classes, of which "
+                f"loop.classes_per_step={self.loop.classes_per_step} sees some: use "
+                "loop.classes_per_step=null or format.embedding=class_mean"
+            )
         from condense_core.augment import SiameseAugment
 
         SiameseAugment.from_text(self.augment)

@@ -219,15 +219,17 @@ def pil_pixels(
     """Pixels of a PIL image as uint8 (C, H, W): C is 1 for grey modes, 3 for others.
 
     Args:
-        image: palettes are looked up, alpha is dropped, 16 bits become 8.
+        image: turned as its EXIF data say; palettes are looked up, alpha is dropped,
+            16 bits become 8.
         size: (H, W) to resize to (antialiased bilinear).
         channels: 1 or 3 to convert.
 
     Raises:
         DataError: the pixels are 32-bit floats.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         # Pillow would saturate, not rescale, 16-bit grey.
         grey = np.asarray(image, dtype=np.int64).clip(0, 65535) // 257

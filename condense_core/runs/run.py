@@ -22,7 +22,6 @@ from condense_core.data import ImageData, as_image_data, require_images
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.engine import condense_loop
 from condense_core.errors import ArtefactError, ConfigError, DataError, RunError
-from condense_core.evaluate import library_versions
 from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
 from condense_core.loop_state import LoopState
 from condense_core.probe import Probe
@@ -43,6 +42,7 @@ from condense_core.teacher import (
     check_teacher,
     needs_teacher,
 )
+from condense_core.versions import library_versions
 
 METADATA_BYTES = 2**20  # of an artefact beside its tensors, about
 
@@ -93,6 +93,11 @@ def condense(
         >>> condense((images, labels), config, device="cpu").images()[0].shape
         torch.Size([2, 1, 8, 8])
     """
+    if not isinstance(config, CondenseConfig):
+        raise ConfigError(
+            f"config is {config!r:.40}: give a CondenseConfig, as "
+            "CondenseConfig.preset('digits')"
+        )
     data = as_image_data(train_set)
     check_fit(data, config)
     device = resolve_device(device)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from itertools import chain
 from types import SimpleNamespace
@@ -318,14 +319,50 @@ def test_sets_that_do_not_fit_each_other_are_refused(data):
         classes=CLASSES,
     )
     more = ImageData(images=data.images, labels=data.labels, classes=(*CLASSES, "up"))
+    names = (CLASSES[0], "centre", CLASSES[2])
+    other = ImageData(images=data.images, labels=data.labels, classes=names)
     turned = ImageData(images=data.images, labels=data.labels, classes=CLASSES[::-1])
     for test, message in (
         (larger, r"shape \(1, 8, 8\), test images \(1, 9, 8\)"),
         (more, "3 classes, test data 4"),
         (turned, "in different order"),
+        (other, "class 1 is 'middle' in the training data and 'centre' in the test"),
     ):
         with pytest.raises(DataError, match=message):
             run(data, test)
+
+
+@pytest.mark.parametrize(
+    ("kept", "accepted"), [((0, 1, 2), True), ((0, 1), False), ((2,), True)]
+)
+def test_labels_of_a_pair_are_names_or_positions_but_not_both(data, kept, accepted):
+    named = ImageData(images=data.images, labels=data.labels, classes=("1", "2", "3"))
+    rows = torch.isin(data.labels, torch.tensor(kept))
+    expected = run(named, named.subset(rows.nonzero().squeeze(1)))
+    pair = data.images[rows], data.labels[rows] + 1
+    if accepted:
+        assert run(named, pair).accuracies == expected.accuracies
+    else:
+        with pytest.raises(DataError, match=r"labels \[1, 2\] are both names and pos"):
+            run(named, pair)
+
+
+def test_labels_of_no_class_are_refused(data):
+    named = ImageData(images=data.images, labels=data.labels, classes=("0", "1", "2"))
+    with pytest.raises(DataError, match=r"labels 5\.\.7 are neither names nor"):
+        run(named, (data.images, data.labels + 5))
+
+
+def test_images_are_mirrored_as_the_run_had_it(data):
+    def flips(**attributes):
+        recipe = dataclasses.replace(QUICK, augment="flip")
+        report = run(condensed(data, **attributes), data, recipe=recipe, repeats=1)
+        return report.recipe_settings["flip"]
+
+    assert flips()
+    assert flips(metadata={"config": {"data": {"flip": True}}})
+    assert not flips(metadata={"config": {"data": {"flip": False}}})
+    assert run(data, data, flip=False, repeats=1).recipe_settings["flip"] is False
 
 
 def test_an_absent_device_is_an_error_naming_the_remedy():

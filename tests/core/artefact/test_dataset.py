@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load, save
+from torch.utils.data import DataLoader
 
 from condense_core.artefact import CondensedDataset, dataset
 from condense_core.artefact.checks import METADATA_KEY
@@ -231,6 +232,8 @@ def test_samples_are_balanced(make_condensed, fresh):
 def test_samples_can_be_of_some_classes(make_condensed):
     _, labels = make_condensed().sample(9, classes=[2, 0])
     assert set(labels.tolist()) == {0, 2}
+    _, labels = make_condensed().sample(4, classes=["right", "left"])
+    assert set(labels.tolist()) == {0, 2}
 
 
 @pytest.mark.parametrize("fresh", [False, True])
@@ -243,9 +246,16 @@ def test_samples_follow_their_generator(make_condensed, fresh):
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
-    assert torch.equal(
-        condensed.sample(5, fresh=fresh)[0], condensed.sample(5, fresh=fresh)[0]
-    )
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_samples_without_a_generator_are_others_at_every_call(make_condensed, fresh):
+    condensed, again = make_condensed(), make_condensed()
+    draws = [condensed.sample(5, fresh=fresh)[0] for _ in range(3)]
+    assert not torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[1], draws[2])
+    for draw in draws:
+        assert torch.equal(again.sample(5, fresh=fresh)[0], draw)
 
 
 def test_fresh_samples_are_new_and_on_the_grid(make_condensed):
@@ -268,6 +278,7 @@ def test_sampling_leaves_global_randomness_alone(make_condensed, untouched_globa
     [
         (4, {"classes": [3]}, "class 3 does not exist: choose 0 to 2"),
         (4, {"classes": [-1]}, "class -1"),
+        (4, {"classes": ["up"]}, "class 'up' does not exist"),
         (4, {"classes": []}, "of 0 classes"),
         (0, {}, "cannot draw 0 images"),
     ],
@@ -280,6 +291,27 @@ def test_impossible_samples_are_refused(make_condensed, count, options, match):
 def test_pixels_have_no_fresh_codes(make_condensed):
     with pytest.raises(ArtefactError, match="fresh=False"):
         make_condensed(kind="pixels").sample(2, fresh=True)
+
+
+def test_an_artefact_is_a_data_set_of_its_images(make_condensed):
+    condensed = make_condensed()
+    images, labels = condensed.images()
+    assert len(condensed) == len(images)
+    loader = DataLoader(condensed, batch_size=4)
+    together = [torch.cat(parts) for parts in zip(*loader, strict=True)]
+    assert torch.equal(together[0], images)
+    assert torch.equal(together[1], labels)
+    assert torch.equal(condensed[-1][0], images[-1])
+    with pytest.raises(IndexError, match=f"image {len(images)} of {len(images)}"):
+        condensed[len(images)]
+
+
+def test_an_artefact_says_what_it_is(make_condensed):
+    condensed = make_condensed(precision="int8")
+    assert repr(condensed) == (
+        f"CondensedDataset(generator, 3 classes x {condensed.images_per_class} images "
+        f"of 1x8x8, {condensed.nbytes:,} bytes in int8)"
+    )
 
 
 # Integrity

@@ -121,6 +121,11 @@ def make_folder(root, counts: dict[str, int], *, seed: int) -> None:
         ("run digits --fast", "unrecognized arguments: --fast"),
         ("run digit", "unknown preset 'digit' (did you mean 'digits'?)"),
         ("run replay --set format.codes=truncated", "use format.codes=learned"),
+        ("run replay --set format.kind=pixels", "use pretrain.method=reconstruction"),
+        (
+            "run digits --set format.embedding=online --set loop.classes_per_step=2",
+            "loop.classes_per_step=2 sees some",
+        ),
         ("run missing.yaml", "cannot read missing.yaml"),
         ("run digits --set loss.tua=1", "'loss.tua' (did you mean 'tau'?)"),
         ("run digits --set lss.tau=1", "'lss' (did you mean 'loss'?)"),

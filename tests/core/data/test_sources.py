@@ -272,6 +272,20 @@ def test_pixel_modes_become_grey_or_rgb(tmp_path, mode, channels):
     assert load("imagefolder", tmp_path).image_shape == (channels, 8, 8)
 
 
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+    pixels = np.zeros((8, 16, 3), dtype=np.uint8)
+    pixels[:, :8] = 255  # the left half is white
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    (tmp_path / "train/a").mkdir(parents=True)
+    image.save(tmp_path / "train/a/1.png", exif=exif)
+    data = load("imagefolder", tmp_path)
+    assert data.image_shape == (3, 16, 8)
+    assert (data.images[0, :, :8] == 255).all()
+    assert (data.images[0, :, 8:] == 0).all()
+
+
 def test_sixteen_bit_grey_is_scaled_to_eight(tmp_path):
     values = np.full((8, 8), 257 * 100, dtype=np.uint16)
     write_image(tmp_path / "train" / "a" / "0.png", values)
