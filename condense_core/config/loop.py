@@ -46,8 +46,8 @@ class LossConfig:
     layer_weights: tuple[float, ...] | None = None
     """One factor for each layer of phi in L_f; None is all ones."""
     intra_centre: Literal["online", "class_embedding", "none"] = "online"
-    """Centre of Eq. 3: real class mean under phi, the literal c(y), or none (Fig. 4b).
-    """
+    """Centre of Eq. 3: real class mean under phi, the generator's c(y) as in the paper,
+    or none (Fig. 4b)."""
     tau: float = 0.1
     """Temperature of Eq. 3, on unit vectors."""
     margin: float = 1.0

@@ -1,9 +1,10 @@
 """Named configurations: one row a data set, one a number of images per class.
 
 ``NAME-ipcK`` is the full setting, for minutes on a GPU; ``NAME-ipcK-cpu`` is narrower
-and shorter and ends within minutes on two cores. ``NAME-ipcK-paper`` keeps to what the
-paper says: its five losses, its optimisers, Algorithm 1 to the letter and adversarial
-pre-training; ``NAME-ipcK-itgan`` learns codes alone. ``digits`` is the demo, ``replay``
+and shorter and takes a quarter of an hour to an hour on a CPU. ``NAME-ipcK-paper`` keeps
+to what the paper says: its five losses, its optimisers, Algorithm 1 and adversarial
+pre-training (docs/paper-to-code.md has what it leaves open); ``NAME-ipcK-itgan`` learns
+codes alone. ``digits`` is the demo, ``replay``
 what a replay memory condenses with, ``federated`` what a client sends and
 ``federated-round`` how it goes on in later rounds.
 """
@@ -231,7 +232,7 @@ def _itgan(name: str, images_per_class: int) -> Settings:
 
 
 def _cpu(name: str, images_per_class: int) -> Settings:
-    """Narrow networks and about a thousand updates.
+    """Narrow networks and one to two and a half thousand updates.
 
     One image a class is little enough to differentiate through the training on it, ten
     drawings are just so. Beyond that it is too slow, and the paper's own losses start

@@ -7,7 +7,7 @@ the positive.
 Raw dot products inside exp overflow for any feature of usual length, so both sides are
 normalised to unit length, as contrastive losses do. The centre is an argument: the
 class mean of *real* features under the same phi by default, or the class embedding
-c(y) of the generator for the literal equation (its space is that of another network).
+c(y) of the generator, as in the paper (its space is that of another network).
 
 Shape legend: Y classes, K synthetic images of each class, D feature dimension.
 """

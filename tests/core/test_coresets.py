@@ -15,7 +15,7 @@ from condense_core.coresets import (
 )
 from condense_core.data import ImageData
 from condense_core.errors import ConfigError, DataError
-from condense_core.training import Recipe
+from condense_core.training import Recipe, pooled_features
 
 
 @pytest.fixture
@@ -201,3 +201,36 @@ def test_a_wrong_option_is_named(data):
         select("best", data, 1, seed=0)
     with pytest.raises(ConfigError, match="images_per_class is 0"):
         select("random", data, 0, seed=0)
+
+
+def test_a_selection_is_observed_as_asked(data, monkeypatch):
+    asked = {
+        "network": "mlp",
+        "network_width": 5,
+        "epochs": 3,
+        "max_steps": 7,
+        "statistics": data.statistics(),
+        "device": "cpu",
+    }
+    seen = {}
+
+    def spy(given, **options):
+        seen.update(options)
+        return observe_training(given, **options)
+
+    monkeypatch.setattr("condense_core.coresets.observe_training", spy)
+    select("herding", data, 2, seed=3, **asked)
+    assert seen == {"seed": 3, **asked}
+
+
+def test_features_are_those_of_a_network_that_is_tested(data, monkeypatch):
+    """Batch norm with its running statistics: no image depends on its batch."""
+    modes = []
+
+    def spy(network, *arguments):
+        modes.append(network.training)
+        return pooled_features(network, *arguments)
+
+    monkeypatch.setattr("condense_core.observation.pooled_features", spy)
+    observe_training(data, seed=0, network="resnet18", network_width=2, epochs=1)
+    assert modes == [False]

@@ -133,6 +133,13 @@ def test_what_a_network_sees_comes_closer_with_its_features(
     assert last[1] < 0.95 * last[0]
 
 
+def test_images_that_are_the_real_ones_have_no_error_of_features(sampler, phi):
+    real = to_unit(sampler.all_of(0))
+    assert variational._feature_error(phi, STATISTICS, real, real) == 0
+    brighter = (real + 0.2).clamp(max=1.0)
+    assert variational._feature_error(phi, STATISTICS, brighter, real) > 0
+
+
 def test_a_generator_that_can_draw_waits_for_its_encoder(sampler, monkeypatch):
     """Unchanged, batch-norm statistics too, for a quarter of the steps."""
     synthesiser = train(build(), sampler)
