@@ -253,7 +253,35 @@ class GeneratorSynthesiser(Synthesiser):
         odds_T = (logit_T - highest_Y[owner_T]).exp()
         return odds_T / none_Y.index_add(0, owner_T, odds_T)[owner_T]
 
-    def observe(
+    def draw(
+        self, class_ids_B: Tensor, rng: torch.Generator, *, dispersed: bool
+    ) -> Tensor:
+        """Images of new codes: (B, C, H, W) in [0, 1].
+
+        Args:
+            class_ids_B: Classes.
+            rng: On the CPU. Codes come from a Gaussian of the codebook's mean and
+                deviation, component by component.
+            dispersed: Whether to scatter them, see `add_dispersion`, if the
+                artefact says by how much.
+        """
+        codes, count = self.codebook.codes, len(class_ids_B)
+        spread = codes.std(dim=0, unbiased=False) if len(codes) > 1 else 1.0
+        noise_BZ = torch.randn(count, self.spec.latent_dim, generator=rng)
+        places_B = torch.zeros(count)
+        if self.spec.code_components:  # else the noise below stays what it was
+            places_B.uniform_(generator=rng)
+        images = self.generate(
+            codes.mean(dim=0) + spread * noise_BZ.to(codes.device),
+            class_ids_B,
+            places_B.to(codes.device),
+        )
+        if dispersed and self.spec.dispersion:
+            noise = torch.randn(images.shape, generator=rng).to(codes.device)
+            images = self.add_dispersion(images, class_ids_B, noise)
+        return images
+
+    def add_dispersion(
         self, images_BCHW: Tensor, class_ids_B: Tensor, noise_BCHW: Tensor
     ) -> Tensor:
         """Images as data would scatter around what G draws.

@@ -289,19 +289,8 @@ class CondensedDataset:
             return to_unit(self._as_bytes()[rows]), labels.to(device)
         if not isinstance(self._synthesiser, GeneratorSynthesiser):
             raise ArtefactError("pixels have no codes to draw anew: use fresh=False")
-        codes = self._synthesiser.codebook.codes
-        spread = codes.std(dim=0, unbiased=False) if len(codes) > 1 else 1.0
-        noise = torch.randn(count, self.spec.latent_dim, generator=rng).to(device)
         labels = labels.to(device)
-        places = torch.zeros(count)
-        if self.spec.code_components:  # else the noise below stays what it was
-            places.uniform_(generator=rng)
-        images = self._synthesiser.generate(
-            codes.mean(dim=0) + spread * noise, labels, places.to(device)
-        )
-        if dispersed and self.spec.dispersion:
-            noise = torch.randn(images.shape, generator=rng).to(device)
-            images = self._synthesiser.observe(images, labels, noise)
+        images = self._synthesiser.draw(labels, rng, dispersed=dispersed)
         return to_unit(to_bytes(images)), labels
 
     def _label(self, chosen: int | str) -> int:

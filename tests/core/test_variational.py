@@ -296,7 +296,7 @@ def test_observed_images_scatter_as_measured():
     images = torch.full((6000, 1, 8, 8), 0.3)
     images[:, :, 0] = 0.0  # where the generator is sure
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    observed = synthesiser.observe(images, labels, noise)
+    observed = synthesiser.add_dispersion(images, labels, noise)
     assert torch.equal(observed[labels == 0], images[labels == 0])
     assert observed[:, :, 0].eq(0).all()
     for label, phi in ((1, 0.01), (2, 0.04)):
@@ -309,7 +309,7 @@ def test_negative_dispersion_is_none():
     synthesiser = build(dispersion=True)
     synthesiser.dispersion.fill_(-1.0)
     images = torch.full((3, 1, 8, 8), 0.5)
-    observed = synthesiser.observe(images, torch.arange(3), torch.ones_like(images))
+    observed = synthesiser.add_dispersion(images, torch.arange(3), torch.ones_like(images))
     assert torch.equal(observed, images)
 
 
