@@ -40,8 +40,9 @@ def condense_locally(
 ) -> Contribution:
     """Condense a client's images into what it sends.
 
-    The first time a generator is trained from the beginning. Afterwards the client goes
-    on from its ``previous`` one, with the global model as the matching network phi.
+    The first time, a generator is trained from scratch. In later rounds the client
+    continues from its ``previous`` one, with the global model as the matching network
+    phi; while no global model has been trained yet, it sends ``previous`` again.
 
     Args:
         client: Name of the client; part of the seed.
@@ -50,14 +51,27 @@ def condense_locally(
         model: Architecture of the global model, seed and device.
         server_round: From 1; part of the seed.
         previous: The generator of an earlier round.
-        global_model: Weights of the global model.
+        global_model: Weights of the global model, once it is trained.
 
     Raises:
         DataError: No class has enough images.
         ConfigError: The settings do not fit, or no generator is small enough.
     """
     kept, class_ids, counts = keep_classes(data, settings.min_class_count)
-    if previous is not None and previous.classes == kept.classes:
+    if previous is None or previous.classes != kept.classes:
+        config = _config(settings.preset, settings, model, client, server_round)
+        if settings.upload_bytes:
+            config = _fitted(
+                config,
+                kept.image_shape,
+                kept.num_classes,
+                settings.upload_bytes,
+                class_counts=counts,
+            )
+        condensed = condense(kept, config, device=model.device, progress=False)
+    elif global_model is None:
+        condensed = previous
+    else:
         config = _config(settings.refine_preset, settings, model, client, server_round)
         network = replace(
             config.network,
@@ -70,21 +84,10 @@ def condense_locally(
             previous,
             kept,
             replace(config, network=network),
-            network=global_model and select_classes(global_model, class_ids),
+            network=select_classes(global_model, class_ids),
             device=model.device,
             progress=False,
         )
-    else:
-        config = _config(settings.preset, settings, model, client, server_round)
-        if settings.upload_bytes:
-            config = _fitted(
-                config,
-                kept.image_shape,
-                kept.num_classes,
-                settings.upload_bytes,
-                class_counts=counts,
-            )
-        condensed = condense(kept, config, device=model.device, progress=False)
     return Contribution(
         client=client, condensed=condensed, class_ids=class_ids, counts=counts
     )

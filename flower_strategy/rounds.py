@@ -82,6 +82,11 @@ class RunState:
         """Rounds done."""
         return len(self.reports)
 
+    @property
+    def trained(self) -> bool:
+        """Whether the global model was trained; before, its weights are random."""
+        return bool(self.normalisation[0])
+
     def after(self, report: RoundReport, **changes: Any) -> Self:
         """The state with one more round."""
         return replace(self, reports=[*self.reports, report], **changes)

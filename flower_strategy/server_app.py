@@ -74,7 +74,7 @@ def leave(
     atomic_write_text(folder / RESULT, json.dumps(content, indent=2) + "\n")
     contributions = list(result.state.contributions.values())
     mean, std = result.state.normalisation
-    if contributions and mean:
+    if result.state.trained:
         merge(
             contributions,
             strategy.settings.merged_images_per_class,

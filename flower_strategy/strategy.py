@@ -29,6 +29,7 @@ from torch import Tensor
 from condense_core import ConfigError, ImageData, PixelStatistics
 from condense_core.artefact.compact import pack
 from condense_core.compute.devices import resolve_device
+from condense_core.config.strict import at_least, positive
 from condense_core.networks import FeatureNetwork
 from condense_core.seeding import derive_seed, make_generator
 from condense_core.training import accuracy
@@ -144,10 +145,13 @@ class CondensationStrategy(Strategy):
             evaluate_fn: Called with round and weights after every round.
 
         Raises:
+            ConfigError: ``num_rounds`` is below 1, or ``timeout`` not above 0.
             RunError: Too few clients connect, or a folder cannot be read or written.
         """
-        rounds = num_rounds or self.settings.num_server_rounds
-        seconds = timeout or self.settings.round_seconds
+        rounds = self.settings.num_server_rounds if num_rounds is None else num_rounds
+        seconds = self.settings.round_seconds if timeout is None else timeout
+        at_least("num_rounds", rounds, 1)
+        positive("timeout", seconds)
         if self.settings.resume_from:
             self._resume(grid, Path(self.settings.resume_from))
         if not self.state.model:
@@ -196,7 +200,7 @@ class CondensationStrategy(Strategy):
         down = ConfigRecord({**config, "server-round": server_round})
         for node in chosen:
             content = RecordDict({CONFIG: down})
-            if server_round > 1:
+            if self.state.trained:
                 content[GLOBAL] = arrays
             name = self._roster.greet(node)
             if name in self.state.contributions:
@@ -233,7 +237,7 @@ class CondensationStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """A message for each client, if clients are to test the global model."""
-        if not self.settings.evaluate_clients or not self.state.normalisation[0]:
+        if not (self.settings.evaluate_clients and self.state.trained):
             return []
         mean, std = self.state.normalisation
         down = ConfigRecord(
@@ -255,6 +259,8 @@ class CondensationStrategy(Strategy):
         """Accuracy over all clients' held-out images, in percent."""
         hits, images = 0.0, 0
         for reply in replies:
+            if reply.has_error():
+                continue
             metrics = reply.content.metric_records.get("metrics") or MetricRecord()
             count, share = metrics.get("num-examples"), metrics.get("accuracy")
             if not isinstance(count, int) or not isinstance(share, float):
