@@ -34,6 +34,14 @@ class Replies:
     failed: dict[int, str] = field(default_factory=dict)
     missing: list[int] = field(default_factory=list)
 
+    def add(self, node: int, reply: Message) -> None:
+        """Sort a reply into content or failures."""
+        if reply.has_error():
+            reason = " ".join(str(reply.error.reason).split())[:200]
+            self.failed[node] = reason or f"error code {reply.error.code}"
+        else:
+            self.content[node] = reply
+
 
 def wait_for_nodes(
     grid: Grid, least: int, seconds: float, *, wanted: int = 0
@@ -84,12 +92,7 @@ def exchange(grid: Grid, messages: Iterable[Message], seconds: float) -> Replies
         for reply in _pull(grid, waiting, replies):
             if reply.metadata.reply_to_message_id not in waiting:
                 continue
-            node = waiting.pop(reply.metadata.reply_to_message_id)
-            if reply.has_error():
-                reason = " ".join(str(reply.error.reason).split())[:200]
-                replies.failed[node] = reason or f"error code {reply.error.code}"
-            else:
-                replies.content[node] = reply
+            replies.add(waiting.pop(reply.metadata.reply_to_message_id), reply)
         if not waiting or time.monotonic() >= deadline:
             break
         time.sleep(min(pause, max(0.0, deadline - time.monotonic())))

@@ -13,11 +13,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from condense_core import ArtefactError, CondensedDataset
 from condense_core.artefact.checks import FORMAT_VERSION, content_digest, read_spec
+from condense_core.artefact.compact import pack, unpack
 from condense_core.artefact.precision import encoded_layout
 from condense_core.generator import default_blocks
 from condense_core.synthesiser import SynthesiserSpec
@@ -163,6 +164,21 @@ def content_bytes(content: RecordDict) -> int:
         for metrics in content.metric_records.values()
         for key, value in metrics.items()
     )
+
+
+def pack_generator(condensed: CondensedDataset) -> ArrayRecord:
+    """A generator for its own client: to keep, or to get back after a restart."""
+    packed = torch.frombuffer(bytearray(pack(condensed)), dtype=torch.uint8)
+    return ArrayRecord({"packed": Array(packed)})
+
+
+def unpack_generator(record: ArrayRecord) -> CondensedDataset:
+    """The generator of `pack_generator`.
+
+    Raises:
+        ArtefactError: The bytes are damaged.
+    """
+    return unpack(record["packed"].numpy().tobytes())
 
 
 def payload_size(

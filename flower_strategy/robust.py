@@ -17,7 +17,7 @@ from torch import Tensor
 
 from condense_core.networks import build_network
 from condense_core.seeding import make_generator
-from flower_strategy.aggregation import images_at_once
+from flower_strategy.aggregation import Dropped, images_at_once
 from flower_strategy.payload import Contribution
 
 PEERS = 3  # fewer have no median to speak of
@@ -33,7 +33,7 @@ def outliers(
     *,
     image_shape: tuple[int, int, int],
     seed: int,
-) -> frozenset[tuple[str, int]]:
+) -> Dropped:
     """(client, class) pairs farther from their peers' median than the threshold.
 
     Args:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import safetensors
+from flwr.app import ArrayRecord
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -86,6 +87,11 @@ class RunState:
     def trained(self) -> bool:
         """Whether the global model was trained; before, its weights are random."""
         return bool(self.normalisation[0])
+
+    @property
+    def arrays(self) -> ArrayRecord:
+        """Weights of the global model as Flower sends them."""
+        return ArrayRecord(dict(self.model))
 
     def after(self, report: RoundReport, **changes: Any) -> Self:
         """The state with one more round."""

@@ -5,13 +5,11 @@ from dataclasses import asdict
 from logging import INFO
 from pathlib import Path
 
-import torch
 from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from condense_core import ConfigError, PixelStatistics
-from condense_core.compute.allocator import keep_freed_memory
 from condense_core.runlog import atomic_write_text
 from flower_strategy.aggregation import merge
 from flower_strategy.local_data import load_global
@@ -30,9 +28,7 @@ def main(grid: Grid, context: Context) -> None:
     data = DataSettings.read(context.run_config)
     model = ModelSettings.read(context.run_config)
     settings = ServerSettings.read(context.run_config)
-    keep_freed_memory()
-    if model.threads:
-        torch.set_num_threads(model.threads)
+    model.prepare_process()
     test = load_global(data, "test") if data.dataset else None
     strategy = CondensationStrategy(
         settings,

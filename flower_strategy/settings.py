@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+import torch
+
+from condense_core.compute.allocator import keep_freed_memory
 from condense_core.errors import ConfigError
 
 
@@ -114,6 +117,12 @@ class ModelSettings(Settings):
     def __post_init__(self) -> None:
         """Check ranges."""
         self.require(network_width=1, low_pass=0, seed=0, threads=0)
+
+    def prepare_process(self) -> None:
+        """Set up this process: its threads, and that it keeps freed memory."""
+        keep_freed_memory()
+        if self.threads:
+            torch.set_num_threads(self.threads)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
