@@ -19,7 +19,7 @@ from condense_core.synthesiser import (
 from flower_strategy.payload import Contribution
 
 SAMPLES = 512  # generated at once, if memory allows
-ACTIVATIONS = 2**26  # numbers of one layer of a generator, of all images at once
+ACTIVATIONS = 2**26  # values of one layer, over all images generated at once
 ImageCounts = dict[tuple[int, int], int]  # (contribution, global class) -> images
 Dropped = frozenset[tuple[str, int]]  # (client, global class) pairs to leave out
 

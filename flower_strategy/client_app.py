@@ -1,6 +1,6 @@
-"""The client app: condense on request, evaluate on request, say who one is.
+"""The client app: condenses, evaluates or gives its name on request.
 
-Only what it sends leaves the client. A failure is answered with one line that holds no
+Only its replies leave the client. A failure is answered with one line that contains no
 path and no data.
 """
 
@@ -49,14 +49,14 @@ from flower_strategy.payload import (
 from flower_strategy.settings import ClientSettings, DataSettings, ModelSettings
 
 CLIENT_FAILED = 101  # error code of a client that could not condense
-RELEASE = "release-"  # before the names of records that a private client has sent
+RELEASE = "release-"  # prefix of the records that a private client has sent
 
 app = ClientApp()
 Handler = Callable[[Message, Context], Message]
 
 
 def answers_errors(handler: Handler) -> Handler:
-    """Turn an exception into an error reply: terse, because a server reads it."""
+    """Turn an exception into a short error reply, safe for the server to read."""
 
     @wraps(handler)
     def handle(message: Message, context: Context) -> Message:
@@ -76,7 +76,7 @@ def answers_errors(handler: Handler) -> Handler:
 @app.train("condense")
 @answers_errors
 def condense(message: Message, context: Context) -> Message:
-    """Condense the local images; answer with a contribution."""
+    """Condense the local images and reply with a contribution."""
     started = time.monotonic()
     settings = ClientSettings.read(context.run_config)
     model = ModelSettings.read(context.run_config)
@@ -120,7 +120,7 @@ def evaluate(message: Message, context: Context) -> Message:
 @app.query("identify")
 @answers_errors
 def identify(message: Message, context: Context) -> Message:
-    """Say the client's name, so that a restarted server knows whom it talks to."""
+    """Give the client's name, so that a restarted server can recognise it."""
     name = ConfigRecord({"client": _local(context).client})
     return Message(RecordDict({"identity": name}), reply_to=message)
 
@@ -147,9 +147,9 @@ def _condense_openly(
 
 
 def _released(context: Context) -> RecordDict:
-    """What the private mode sent before: its budget is for one release a run.
+    """What the private mode sent before: its budget allows one release per run.
 
-    Whatever a server asks for, new noise would be a second look at the same images.
+    Releasing again with new noise would reveal more about the same images.
     """
     return RecordDict(
         {name: context.state[RELEASE + name] for name in (ARRAYS, SPEC, METRICS)}
@@ -170,7 +170,7 @@ def _global_model(message: Message) -> dict[str, Tensor] | None:
 
 
 def _previous(message: Message, context: Context) -> CondensedDataset | None:
-    """The last generator: the client's own, else the one a restarted server gives."""
+    """The last generator: the client's own, or what a restarted server returns."""
     for records in (context.state.array_records, message.content.array_records):
         if GENERATOR in records:
             return unpack_generator(records[GENERATOR])

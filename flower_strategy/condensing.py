@@ -1,4 +1,4 @@
-"""What a client computes, without any messaging: its images in, a contribution out.
+"""What a client computes, without messaging: its images in, a contribution out.
 
 Shape legend: Y global classes, y classes the client keeps.
 """
@@ -101,16 +101,16 @@ def condense_with_privacy(
 ) -> Contribution:
     """Condense a client's images from noised statistics alone.
 
-    Counts are the noised ones too, and which classes are there is read off them.
+    The counts are noised too, and they alone decide which classes are condensed.
 
     Args:
         client: As for `condense_locally`.
         data: Likewise; its class list is public.
-        settings: ``dp_epsilon``, ``dp_delta`` and ``dp_clip`` are the budget.
+        settings: ``dp_epsilon``, ``dp_delta`` and ``dp_clip`` set the budget.
         model: Seed and device.
 
     Raises:
-        DataError: No class is left under this noise.
+        DataError: No class is left with this noise.
         ConfigError: As for `condense_locally`.
     """
     privacy = PrivacyConfig(
@@ -121,13 +121,13 @@ def condense_with_privacy(
     )
     statistics = release(data, privacy, classes=data.classes, device=model.device)
     config = _config(settings.preset, settings, model, client, server_round=1)
-    if settings.upload_bytes and statistics.kept:  # without any, the next step says so
+    if settings.upload_bytes and statistics.kept:  # if none is, the next step raises
         config = _fitted(
             config,
             data.image_shape,
             len(statistics.kept),
             settings.upload_bytes,
-            class_counts=[0] * len(statistics.kept),  # there are no codes to cluster
+            class_counts=[0] * len(statistics.kept),  # no codes to cluster
             private=True,
         )
     condensed, report = condense_privately(
@@ -149,10 +149,10 @@ def keep_classes(
     """The classes with enough images, relabelled 0..y-1.
 
     Returns:
-        The images, the global labels kept, and how many images each has.
+        The images, the global labels kept, and the number of images of each.
 
     Raises:
-        DataError: There is none.
+        DataError: No class has enough images.
     """
     counts_Y = data.counts
     class_ids = torch.nonzero(counts_Y >= least).flatten()

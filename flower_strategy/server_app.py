@@ -1,4 +1,4 @@
-"""The server app: read settings, run the strategy, leave result and merged artefact."""
+"""The server app: read settings, run the strategy, write result and artefact."""
 
 import json
 from dataclasses import asdict
@@ -24,7 +24,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run all rounds and print the accuracy of the global model."""
+    """Run all rounds and log the accuracy of the global model."""
     data = DataSettings.read(context.run_config)
     model = ModelSettings.read(context.run_config)
     settings = ServerSettings.read(context.run_config)
@@ -86,12 +86,12 @@ def image_shape_of(settings: DataSettings) -> tuple[int, int, int]:
     """(C, H, W) of the sites' images, from the settings alone.
 
     Raises:
-        ConfigError: The settings do not say it.
+        ConfigError: The settings leave it open.
     """
     size = settings.image_size
     if size is None or not settings.channels or not settings.class_names:
         raise ConfigError(
-            "without a dataset the server must know the images: set run config "
+            "without a dataset the server does not know the images: set run config "
             "height, width, channels and classes, as in height=32 width=32 channels=3 "
             'classes="cat,dog"'
         )

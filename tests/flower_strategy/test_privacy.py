@@ -71,13 +71,6 @@ def test_the_noise_of_a_configuration_costs_its_budget(config):
     assert spent <= config.epsilon * (1 + 1e-12)
 
 
-def test_a_budget_from_a_noise_multiplier():
-    config = PrivacyConfig.from_noise(2.0, delta=1e-6, clip=0.5)
-    assert config.noise_std == pytest.approx(2.0 * config.sensitivity)
-    assert config.noise_std >= 2.0 * config.sensitivity * (1 - 1e-12)
-    assert config.epsilon == gaussian_epsilon(1e-6, 2.0)
-
-
 @pytest.mark.parametrize(
     "settings",
     [

@@ -397,13 +397,14 @@ from flower_strategy.strategy import CondensationStrategy
 torch.set_num_threads(int(sys.argv[2]))
 run_config = json.loads(sys.argv[1])
 test = load_global(DataSettings.read(run_config), "test")
+nodes = [{"partition-id": i, "num-partitions": 3} for i in range(3)]
 CondensationStrategy(
     ServerSettings.read(run_config),
     ModelSettings.read(run_config),
     image_shape=test.image_shape,
     classes=test.classes,
     test=test,
-).start(LocalGrid.simulating(app, 3, run_config))
+).start(LocalGrid(app, nodes, run_config))
 """
 
 
