@@ -7,7 +7,6 @@ images, and numbers without noise, are never used here.
 Shape legend: Y classes, K codes per step, D features, C H W image.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -65,7 +64,6 @@ def condense_privately(
     matching: MatchingConfig | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    on_step: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[CondensedDataset, dict[str, float | str]]:
     """Fit a generator to the classes that are present according to noised counts.
 
@@ -76,7 +74,6 @@ def condense_privately(
         matching: How to fit it; None takes the defaults.
         seed: For initialisation and random draws. May be public.
         device: Where to compute.
-        on_step: Called with (step, loss on the device) after each update.
 
     Returns:
         The condensed set of the classes in ``statistics.kept``, and the guarantee,
@@ -105,14 +102,7 @@ def condense_privately(
             f"{len(extractor.centre)}: release them with the same configuration"
         )
     synthesiser = _fresh(form, statistics.image_shape, len(kept), seed).to(device)
-    _fit(
-        synthesiser,
-        extractor,
-        targets_YD,
-        matching,
-        seed=seed,
-        on_step=on_step or (lambda step, loss: None),
-    )
+    _fit(synthesiser, extractor, targets_YD, matching, seed=seed)
     report = statistics.report()
     condensed = CondensedDataset.from_synthesiser(
         synthesiser,
@@ -173,7 +163,6 @@ def _fit(
     matching: MatchingConfig,
     *,
     seed: int,
-    on_step: Callable[[int, Tensor], None],
 ) -> None:
     device, spec = targets_YD.device, synthesiser.spec
     optimiser = torch.optim.Adam(synthesiser.parameters(), lr=matching.learning_rate)
@@ -197,7 +186,6 @@ def _fit(
         loss.backward()
         optimiser.step()
         schedule.step()
-        on_step(step, loss.detach())
 
 
 def _codes(

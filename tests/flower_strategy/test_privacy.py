@@ -365,17 +365,6 @@ def test_class_means_are_no_longer_than_a_mean_can_be(data):
     assert means.norm(dim=1).max() <= noisy.config.clip * (1 + 1e-6)
 
 
-def test_progress_is_told(data):
-    steps = []
-    condense_privately(
-        noiseless(data),
-        FORM,
-        matching=QUICK,
-        on_step=lambda step, loss: steps.append((step, math.isfinite(loss))),
-    )
-    assert steps == [(step, True) for step in range(5)]
-
-
 def test_a_per_class_code_map_and_a_single_code_work(data):
     form = dataclasses.replace(FORM, code_map="per_class", images_per_class=1)
     condensed, _ = condense_privately(noiseless(data), form, matching=QUICK)
