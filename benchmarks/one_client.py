@@ -25,13 +25,9 @@ from condense_core.runlog import atomic_write_text
 from condense_core.seeding import derive_seed, make_generator
 from condense_core.training import accuracy
 from condense_core.versions import library_versions
-from flower_strategy.aggregation import (
-    initial_model,
-    shares_of,
-    synthesise,
-    train_global,
-)
+from flower_strategy.aggregation import image_counts, synthesise
 from flower_strategy.condensing import condense_locally
+from flower_strategy.global_model import initial_model, train_global
 from flower_strategy.payload import content_bytes, encode
 from flower_strategy.settings import ClientSettings, ModelSettings, ServerSettings
 
@@ -123,9 +119,9 @@ def measure(
     def judged(network: int) -> float:
         data = client
         if contribution is not None:
-            shares = shares_of([contribution], server.synthetic_images)
+            counts = image_counts([contribution], server.synthetic_images)
             data = synthesise(
-                [contribution], shares, classes=client.classes, seed=network
+                [contribution], counts, classes=client.classes, seed=network
             )
         trained = initial_model(
             replace(model, seed=network), client.image_shape, client.num_classes

@@ -6,11 +6,11 @@ distance between the vectors of two neighbouring data sets.
 
 import math
 
+import torch
+
 from condense_core.config.strict import non_negative, positive
 from condense_core.errors import ConfigError
 
-_SERIES_FROM = 6.0  # where the continued fraction of the Mills ratio is exact
-_SERIES_TERMS = 60
 _HALVINGS = 200
 
 
@@ -18,14 +18,15 @@ def gaussian_delta(epsilon: float, sigma: float, *, sensitivity: float = 1.0) ->
     """The smallest delta of one Gaussian mechanism: Balle & Wang 2018, Theorem 8.
 
     With mu = sensitivity / sigma, delta = Phi(mu/2 - epsilon/mu) -
-    exp(epsilon) Phi(-mu/2 - epsilon/mu). As written exp(epsilon) overflows and the
-    difference cancels; both terms share the density at u = epsilon/mu - mu/2, so that
+    exp(epsilon) Phi(-mu/2 - epsilon/mu). Computed like this, exp(epsilon) overflows and
+    the difference cancels. Both terms share the density at u = epsilon/mu - mu/2, so
     delta = phi(u) (R(u) - R(u + mu)) with the Mills ratio R.
 
     Args:
         epsilon: At least 0.
         sigma: Standard deviation of the noise on every coordinate; 0 gives delta 1.
-        sensitivity: L2 distance of the vectors of two neighbouring data sets, at most.
+        sensitivity: Upper bound on the L2 distance between the vectors of two
+            neighbouring data sets.
 
     Raises:
         ConfigError: An argument is out of range.
@@ -101,21 +102,13 @@ def gaussian_sigma(epsilon: float, delta: float, *, sensitivity: float = 1.0) ->
 
 
 def mills_ratio(x: float) -> float:
-    """(1 - Phi(x)) / phi(x) of the standard normal for x >= 0, to machine precision.
-
-    ``erfc`` underflows from x = 38 on; the continued fraction of Laplace does not.
-    """
-    if x < _SERIES_FROM:
-        scale = math.sqrt(math.pi / 2) * math.exp(0.5 * x * x)
-        return scale * math.erfc(x / math.sqrt(2))
-    tail = x
-    for term in range(_SERIES_TERMS, 0, -1):
-        tail = x + term / tail
-    return 1.0 / tail
+    """(1 - Phi(x)) / phi(x) of the standard normal for x >= 0, to machine precision."""
+    scaled = torch.special.erfcx(torch.tensor(x / math.sqrt(2), dtype=torch.float64))
+    return math.sqrt(math.pi / 2) * float(scaled)
 
 
 def check_delta(delta: float) -> None:
-    """Refuse a delta that is no small probability.
+    """Refuse a delta that is not a probability.
 
     Raises:
         ConfigError: It is not between 0 and 1.

@@ -1,4 +1,4 @@
-"""From the clients' generators to one training set and one global model.
+"""From the clients' generators to one training set, or one artefact.
 
 Shape legend: N images, Y classes, C H W image.
 """
@@ -8,47 +8,43 @@ from collections.abc import Sequence
 import torch
 
 from condense_core import CondensedDataset, ImageData, PixelStatistics
-from condense_core.compute.devices import resolve_device
 from condense_core.data import to_bytes
 from condense_core.generator import default_blocks
-from condense_core.networks import FeatureNetwork, build_network
-from condense_core.seeding import derive_seed, make_generator, seeded_initialisation
+from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import (
     PixelSynthesiser,
     SynthesiserSpec,
     build_synthesiser,
 )
-from condense_core.training import Recipe, train_network
 from flower_strategy.payload import Contribution
-from flower_strategy.settings import ModelSettings, ServerSettings
 
-TRAIN_BATCH = 128
 SAMPLES = 512  # generated at once, if memory allows
-ACTIVATIONS = 2**26  # numbers of one layer of a generator, of all images at once
-Shares = dict[tuple[int, int], int]  # (contribution, global class) -> images
+ACTIVATIONS = 2**26  # values of one layer, over all images generated at once
+ImageCounts = dict[tuple[int, int], int]  # (contribution, global class) -> images
+Dropped = frozenset[tuple[str, int]]  # (client, global class) pairs to leave out
 
 
-def shares_of(
+def image_counts(
     contributions: Sequence[Contribution],
     total: int,
     *,
     max_share: float = 1.0,
     class_balance: float = 0.0,
-    dropped: frozenset[tuple[str, int]] = frozenset(),
-) -> Shares:
-    """How many images to draw of which class from whom, by their true counts.
+    dropped: Dropped = frozenset(),
+) -> ImageCounts:
+    """How many images to draw from each client and class, by true counts.
 
-    Within a class every client counts as many as its real images, but no more than
-    ``max_share`` of the class where others have it too, or the same as these where so
-    few have it that this cannot be: claiming a great many images does not take a class
-    over. A class of n images gets a share in the ratio of
-    n^(1 - ``class_balance``).
+    Within a class each client gets images in proportion to its real ones, capped at
+    ``max_share`` of the class when other clients also have it (equal parts if the cap
+    cannot be met). So a client cannot take over a class by claiming many images. A
+    class of n images is weighted n^(1 - ``class_balance``).
 
     Args:
         contributions: At least one.
-        total: Images of all classes together, about: shares are rounded, none to zero.
-        max_share: Largest share of a client within a class.
-        class_balance: From 0, classes by their counts, to 1, as many images of each.
+        total: Images of all classes together, approximately: counts are rounded, but
+            never to zero.
+        max_share: Largest part of a class that one client may fill.
+        class_balance: 0 weights classes by their counts; 1 gives all the same number.
         dropped: (client, class) pairs that are left out.
     """
     real: dict[int, dict[int, float]] = {}
@@ -73,29 +69,29 @@ def shares_of(
 @torch.no_grad()
 def synthesise(
     contributions: Sequence[Contribution],
-    shares: Shares,
+    counts: ImageCounts,
     *,
     classes: tuple[str, ...],
     seed: int,
     device: str | torch.device = "cpu",
 ) -> ImageData:
-    """Fresh images of every client's classes, as one data set over all classes."""
+    """Draw fresh images from every generator: one data set over all classes."""
     images, labels = [], []
     for index, contribution in enumerate(contributions):
         wanted = [
             local
             for local, label in enumerate(contribution.class_ids)
-            for _ in range(shares.get((index, label), 0))
+            for _ in range(counts.get((index, label), 0))
         ]
         if not wanted:
             continue
         global_ids = torch.tensor(contribution.class_ids, device=device)
-        draw = make_generator(seed, "synthesise", contribution.client)
+        rng = make_generator(seed, "synthesise", contribution.client)
         stored = contribution.condensed
         condensed = CondensedDataset(stored.tensors, stored.metadata, device=device)
         for part in torch.tensor(wanted).split(images_at_once(stored.spec)):
             drawn, local_labels = condensed.sample(
-                len(part), classes=part.tolist(), fresh=True, generator=draw
+                len(part), classes=part.tolist(), fresh=True, generator=rng
             )
             images.append(to_bytes(drawn))
             labels.append(global_ids[local_labels])
@@ -108,62 +104,16 @@ def synthesise(
 
 
 def images_at_once(spec: SynthesiserSpec) -> int:
-    """How many images a generator makes at a time, in bounded memory.
+    """How many images to generate at a time in bounded memory.
 
-    A client chooses its generator's channels, and a layer has them at the full size of
-    an image.
+    The client chooses the channels of its generator, and the last layer has that many
+    at the full size of an image.
     """
     height, width = spec.image_shape[1:]
     blocks = default_blocks(height, width)
-    step = 1 << blocks  # sides are made in whole steps, then cut
+    step = 1 << blocks  # sides are generated as multiples of this, then cropped
     pixels = (-(-height // step) * step) * (-(-width // step) * step)
     return max(1, min(SAMPLES, ACTIVATIONS // (spec.channels * pixels)))
-
-
-def initial_model(
-    model: ModelSettings, image_shape: tuple[int, int, int], num_classes: int
-) -> FeatureNetwork:
-    """The global model before the first round; depends on the settings alone."""
-    return build_network(
-        model.network,
-        image_shape=image_shape,
-        num_classes=num_classes,
-        width=model.network_width,
-        low_pass=model.low_pass,
-        seed=derive_seed(model.seed, "global-model"),
-    )
-
-
-def train_global(
-    network: FeatureNetwork,
-    data: ImageData,
-    statistics: PixelStatistics,
-    settings: ServerSettings,
-    *,
-    seed: int,
-    device: str | torch.device = "auto",
-) -> None:
-    """Train the global model in place on synthetic images; left on the device."""
-    place = resolve_device(device)
-    data = data.to(place)
-    augment = None if settings.augment == "none" else settings.augment
-    train_network(
-        network.to(place),
-        data.images,
-        data.labels,
-        recipe=Recipe(
-            "federated",
-            epochs=settings.train_steps,
-            augment=augment,
-            learning_rate=settings.learning_rate,
-            batch_size=TRAIN_BATCH,
-            label_smoothing=settings.label_smoothing,
-        ),
-        statistics=statistics,
-        seed=seed,
-        flip=settings.flip,
-        max_steps=settings.train_steps,
-    )
 
 
 def merge(
@@ -174,30 +124,27 @@ def merge(
     statistics: PixelStatistics,
     seed: int,
     max_share: float = 1.0,
-    dropped: frozenset[tuple[str, int]] = frozenset(),
+    dropped: Dropped = frozenset(),
 ) -> CondensedDataset:
-    """One artefact of all clients: images of every class by the clients' true counts.
+    """One artefact for all clients: images of each class by the clients' true counts.
 
-    Generators of different sizes, over different classes, have no common weights; what
-    can be merged is what they draw. The artefact is of the pixels format. Classes
-    nobody has are left out.
+    Generators of different sizes and classes share no weights, so their images are
+    merged instead, in the pixels format. Classes that no client has are left out.
 
     Args:
         contributions: At least one.
         images_per_class: K.
         classes: All class names.
         statistics: Normalisation the global model was trained with.
-        seed: Of the draws.
-        max_share: As for `shares_of`.
-        dropped: As for `shares_of`.
+        seed: For drawing the images.
+        max_share: As for `image_counts`.
+        dropped: As for `image_counts`.
     """
-    shares = shares_of(
-        contributions, 1_000_000, max_share=max_share, dropped=dropped
-    )  # as good as fractions
-    labels = sorted({label for _, label in shares})
-    exact: Shares = {}
+    fine = image_counts(contributions, 1_000_000, max_share=max_share, dropped=dropped)
+    labels = sorted({label for _, label in fine})
+    exact: ImageCounts = {}
     for label in labels:
-        holders = {i: n for (i, held), n in shares.items() if held == label}
+        holders = {i: n for (i, held), n in fine.items() if held == label}
         exact |= {
             (i, label): n for i, n in _apportion(holders, images_per_class).items()
         }
@@ -227,11 +174,10 @@ def merge(
 
 
 def _capped(counts: dict[int, float], max_share: float) -> dict[int, float]:
-    """Counts of one class, each at most ``max_share`` of what they come to together.
+    """Counts of one class, each capped at ``max_share`` of the capped total.
 
-    With k clients at the cap c and the others' counts adding up to R, c is
-    ``max_share`` of k c + R. So few clients that no counts can be so small a share
-    each have the same.
+    With k clients at the cap c, and the counts of the others summing to R, c is
+    ``max_share`` of k c + R. With too few clients for the cap, all get the same count.
     """
     if len(counts) == 1 or max_share >= 1.0:
         return counts

@@ -1,6 +1,6 @@
-"""The client app: condense on request, evaluate on request, say who one is.
+"""The client app: condenses, evaluates or gives its name on request.
 
-Only what it sends leaves the client. A failure is answered with one line that holds no
+Only its replies leave the client. A failure is answered with one line that contains no
 path and no data.
 """
 
@@ -11,10 +11,7 @@ from functools import wraps
 from logging import WARNING
 from typing import cast
 
-import torch
 from flwr.app import (
-    Array,
-    ArrayRecord,
     ConfigRecord,
     Context,
     Error,
@@ -32,12 +29,10 @@ from condense_core import (
     DataError,
     PixelStatistics,
 )
-from condense_core.artefact.compact import pack, unpack
-from condense_core.compute.allocator import keep_freed_memory
 from condense_core.compute.devices import resolve_device
-from condense_core.networks import build_network
 from condense_core.training import accuracy
 from flower_strategy.condensing import condense_locally, condense_with_privacy
+from flower_strategy.global_model import initial_model
 from flower_strategy.local_data import LocalData, load_local
 from flower_strategy.payload import (
     ARRAYS,
@@ -48,26 +43,25 @@ from flower_strategy.payload import (
     SPEC,
     Contribution,
     encode,
+    pack_generator,
+    unpack_generator,
 )
 from flower_strategy.settings import ClientSettings, DataSettings, ModelSettings
 
 CLIENT_FAILED = 101  # error code of a client that could not condense
-RELEASE = "release-"  # before the names of records that a private client has sent
+RELEASE = "release-"  # prefix of the records that a private client has sent
 
 app = ClientApp()
 Handler = Callable[[Message, Context], Message]
 
 
 def answers_errors(handler: Handler) -> Handler:
-    """Turn an exception into an error reply: terse, because a server reads it."""
+    """Turn an exception into a short error reply, safe for the server to read."""
 
     @wraps(handler)
     def handle(message: Message, context: Context) -> Message:
         try:
-            keep_freed_memory()
-            threads = ModelSettings.read(context.run_config).threads
-            if threads:
-                torch.set_num_threads(threads)
+            ModelSettings.read(context.run_config).prepare_process()
             return handler(message, context)
         except CondenseError as error:
             reason = f"{type(error).__name__}: {error}"
@@ -82,7 +76,7 @@ def answers_errors(handler: Handler) -> Handler:
 @app.train("condense")
 @answers_errors
 def condense(message: Message, context: Context) -> Message:
-    """Condense the local images; answer with a contribution."""
+    """Condense the local images and reply with a contribution."""
     started = time.monotonic()
     settings = ClientSettings.read(context.run_config)
     model = ModelSettings.read(context.run_config)
@@ -108,31 +102,25 @@ def evaluate(message: Message, context: Context) -> Message:
     local, model = _local(context), ModelSettings.read(context.run_config)
     metrics = MetricRecord({"num-examples": 0, "accuracy": 0.0})
     if local.test is not None:
-        place = resolve_device(model.device)
-        network = build_network(
-            model.network,
-            image_shape=local.test.image_shape,
-            num_classes=local.test.num_classes,
-            width=model.network_width,
-            low_pass=model.low_pass,
-            seed=model.seed,
-        ).to(place)
-        network.load_state_dict(
-            message.content.array_records[GLOBAL].to_torch_state_dict()
-        )
+        device = resolve_device(model.device)
+        network = initial_model(model, local.test.image_shape, local.test.num_classes)
+        weights = message.content.array_records[GLOBAL].to_torch_state_dict()
+        network.load_state_dict(weights)
         config = message.content.config_records[CONFIG]
         mean, std = (tuple(cast(list[float], config[name])) for name in ("mean", "std"))
         statistics = PixelStatistics(mean, std)
-        test = local.test.to(place)
+        test = local.test.to(device)
         metrics["num-examples"] = len(test)
-        metrics["accuracy"] = accuracy(network, test.images, test.labels, statistics)
+        metrics["accuracy"] = accuracy(
+            network.to(device), test.images, test.labels, statistics
+        )
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
 @app.query("identify")
 @answers_errors
 def identify(message: Message, context: Context) -> Message:
-    """Say the client's name, so that a restarted server knows whom it talks to."""
+    """Give the client's name, so that a restarted server can recognise it."""
     name = ConfigRecord({"client": _local(context).client})
     return Message(RecordDict({"identity": name}), reply_to=message)
 
@@ -154,17 +142,14 @@ def _condense_openly(
         previous=_previous(message, context),
         global_model=_global_model(message),
     )
-    packed = torch.frombuffer(
-        bytearray(pack(contribution.condensed)), dtype=torch.uint8
-    )
-    context.state[GENERATOR] = ArrayRecord({"packed": Array(packed)})
+    context.state[GENERATOR] = pack_generator(contribution.condensed)
     return contribution
 
 
 def _released(context: Context) -> RecordDict:
-    """What the private mode sent before: its budget is for one release a run.
+    """What the private mode sent before: its budget allows one release per run.
 
-    Whatever a server asks for, new noise would be a second look at the same images.
+    Releasing again with new noise would reveal more about the same images.
     """
     return RecordDict(
         {name: context.state[RELEASE + name] for name in (ARRAYS, SPEC, METRICS)}
@@ -185,8 +170,8 @@ def _global_model(message: Message) -> dict[str, Tensor] | None:
 
 
 def _previous(message: Message, context: Context) -> CondensedDataset | None:
-    """The last generator: the client's own, else the one a restarted server gives."""
+    """The last generator: the client's own, or what a restarted server returns."""
     for records in (context.state.array_records, message.content.array_records):
         if GENERATOR in records:
-            return unpack(records[GENERATOR]["packed"].numpy().tobytes())
+            return unpack_generator(records[GENERATOR])
     return None

@@ -1,4 +1,4 @@
-"""What a client computes, without any messaging: its images in, a contribution out.
+"""What a client computes, without messaging: its images in, a contribution out.
 
 Shape legend: Y global classes, y classes the client keeps.
 """
@@ -40,8 +40,9 @@ def condense_locally(
 ) -> Contribution:
     """Condense a client's images into what it sends.
 
-    The first time a generator is trained from the beginning. Afterwards the client goes
-    on from its ``previous`` one, with the global model as the matching network phi.
+    The first time, a generator is trained from scratch. In later rounds the client
+    continues from its ``previous`` one, with the global model as the matching network
+    phi; while no global model has been trained yet, it sends ``previous`` again.
 
     Args:
         client: Name of the client; part of the seed.
@@ -50,14 +51,27 @@ def condense_locally(
         model: Architecture of the global model, seed and device.
         server_round: From 1; part of the seed.
         previous: The generator of an earlier round.
-        global_model: Weights of the global model.
+        global_model: Weights of the global model, once it is trained.
 
     Raises:
         DataError: No class has enough images.
         ConfigError: The settings do not fit, or no generator is small enough.
     """
     kept, class_ids, counts = keep_classes(data, settings.min_class_count)
-    if previous is not None and previous.classes == kept.classes:
+    if previous is None or previous.classes != kept.classes:
+        config = _config(settings.preset, settings, model, client, server_round)
+        if settings.upload_bytes:
+            config = _fitted(
+                config,
+                kept.image_shape,
+                kept.num_classes,
+                settings.upload_bytes,
+                class_counts=counts,
+            )
+        condensed = condense(kept, config, device=model.device, progress=False)
+    elif global_model is None:
+        condensed = previous
+    else:
         config = _config(settings.refine_preset, settings, model, client, server_round)
         config = config.with_overrides(
             [
@@ -71,21 +85,10 @@ def condense_locally(
             previous,
             kept,
             config,
-            network=global_model and select_classes(global_model, class_ids),
+            network=select_classes(global_model, class_ids),
             device=model.device,
             progress=False,
         )
-    else:
-        config = _config(settings.preset, settings, model, client, server_round)
-        if settings.upload_bytes:
-            config = _fitted(
-                config,
-                kept.image_shape,
-                kept.num_classes,
-                settings.upload_bytes,
-                class_counts=counts,
-            )
-        condensed = condense(kept, config, device=model.device, progress=False)
     return Contribution(
         client=client, condensed=condensed, class_ids=class_ids, counts=counts
     )
@@ -99,16 +102,16 @@ def condense_with_privacy(
 ) -> Contribution:
     """Condense a client's images from noised statistics alone.
 
-    Counts are the noised ones too, and which classes are there is read off them.
+    The counts are noised too, and they alone decide which classes are condensed.
 
     Args:
         client: As for `condense_locally`.
         data: Likewise; its class list is public.
-        settings: ``dp_epsilon``, ``dp_delta`` and ``dp_clip`` are the budget.
+        settings: ``dp_epsilon``, ``dp_delta`` and ``dp_clip`` set the budget.
         model: Seed and device.
 
     Raises:
-        DataError: No class is left under this noise.
+        DataError: No class is left with this noise.
         ConfigError: As for `condense_locally`.
     """
     privacy = PrivacyConfig(
@@ -119,13 +122,13 @@ def condense_with_privacy(
     )
     statistics = release(data, privacy, classes=data.classes, device=model.device)
     config = _config(settings.preset, settings, model, client, server_round=1)
-    if settings.upload_bytes and statistics.kept:  # without any, the next step says so
+    if settings.upload_bytes and statistics.kept:  # if none is, the next step raises
         config = _fitted(
             config,
             data.image_shape,
             len(statistics.kept),
             settings.upload_bytes,
-            class_counts=[0] * len(statistics.kept),  # there are no codes to cluster
+            class_counts=[0] * len(statistics.kept),  # no codes to cluster
             private=True,
         )
     condensed, report = condense_privately(
@@ -147,10 +150,10 @@ def keep_classes(
     """The classes with enough images, relabelled 0..y-1.
 
     Returns:
-        The images, the global labels kept, and how many images each has.
+        The images, the global labels kept, and the number of images of each.
 
     Raises:
-        DataError: There is none.
+        DataError: No class has enough images.
     """
     counts_Y = data.counts
     class_ids = torch.nonzero(counts_Y >= least).flatten()

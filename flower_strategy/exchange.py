@@ -1,8 +1,8 @@
-"""Asking clients and waiting for their answers, with a deadline for everything.
+"""Send messages to clients and wait for their replies, always with a deadline.
 
-`Grid.send_and_receive` does not say which client an answer belongs to: an error reply
-that the SuperLink writes for a dead node comes from the SuperLink. Here a reply is
-attributed by the message it answers.
+`Grid.send_and_receive` does not tell which client a reply belongs to: the SuperLink
+answers for a dead node, under its own id. Here a reply is attributed by the message it
+answers.
 """
 
 import time
@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 
 from condense_core import RunError
 
-PAUSE_SECONDS = 0.5  # between looks at the grid, growing to the next
+PAUSE_SECONDS = 0.5  # between looks at the grid; doubles up to the longest
 LONGEST_PAUSE_SECONDS = 3.0
 
 
@@ -25,8 +25,8 @@ class Replies:
     """What came back from a round of messages.
 
     Attributes:
-        content: By node: messages with content.
-        failed: By node: the reason it gave, or that was given for it.
+        content: Replies with content, by node.
+        failed: Reasons of failure, by node.
         missing: Nodes that did not answer in time.
     """
 
@@ -34,20 +34,28 @@ class Replies:
     failed: dict[int, str] = field(default_factory=dict)
     missing: list[int] = field(default_factory=list)
 
+    def add(self, node: int, reply: Message) -> None:
+        """Sort a reply into content or failures."""
+        if reply.has_error():
+            reason = " ".join(str(reply.error.reason).split())[:200]
+            self.failed[node] = reason or f"error code {reply.error.code}"
+        else:
+            self.content[node] = reply
+
 
 def wait_for_nodes(
     grid: Grid, least: int, seconds: float, *, wanted: int = 0
 ) -> list[int]:
-    """Ids of the connected nodes, ascending.
+    """Wait for nodes to connect; return the ids of all, ascending.
 
     Args:
         grid: Flower's.
-        least: Fewer are an error.
+        least: Fewer than this at the deadline are an error.
         seconds: Time to wait.
-        wanted: Come back before the time is up only with as many, if more than least.
+        wanted: Return early only if this many are connected, and at least ``least``.
 
     Raises:
-        RunError: There are too few when the time is up.
+        RunError: Too few nodes are connected when the time is up.
     """
     deadline = time.monotonic() + seconds
     pause = PAUSE_SECONDS
@@ -66,10 +74,10 @@ def wait_for_nodes(
 
 
 def exchange(grid: Grid, messages: Iterable[Message], seconds: float) -> Replies:
-    """Send messages and collect the answers until all are there or the time is up."""
+    """Send messages and collect replies until all have arrived or the time is up."""
     sent = list(messages)
     for message in sent:
-        message.metadata.ttl = seconds  # an answer after the deadline is of no use
+        message.metadata.ttl = seconds  # a reply after the deadline is useless
     nodes = [message.metadata.dst_node_id for message in sent]
     replies = Replies()
     waiting: dict[str, int] = {}
@@ -84,12 +92,7 @@ def exchange(grid: Grid, messages: Iterable[Message], seconds: float) -> Replies
         for reply in _pull(grid, waiting, replies):
             if reply.metadata.reply_to_message_id not in waiting:
                 continue
-            node = waiting.pop(reply.metadata.reply_to_message_id)
-            if reply.has_error():
-                reason = " ".join(str(reply.error.reason).split())[:200]
-                replies.failed[node] = reason or f"error code {reply.error.code}"
-            else:
-                replies.content[node] = reply
+            replies.add(waiting.pop(reply.metadata.reply_to_message_id), reply)
         if not waiting or time.monotonic() >= deadline:
             break
         time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
@@ -100,14 +103,14 @@ def exchange(grid: Grid, messages: Iterable[Message], seconds: float) -> Replies
 
 def _push(grid: Grid, messages: Sequence[Message]) -> Sequence[str | None]:
     identifiers = list(grid.push_messages(messages))
-    return identifiers or [None] * len(messages)  # none: all were too large
+    return identifiers or [None] * len(messages)  # empty: all were too large
 
 
 def _pull(grid: Grid, waiting: dict[str, int], replies: Replies) -> list[Message]:
-    """The answers that are there.
+    """The replies that have arrived.
 
-    One by one: a SuperLink forgets what it has handed out, so that of answers read
-    together one that cannot be decoded would take the others along.
+    They are pulled one at a time: the SuperLink forgets replies once it has handed them
+    out, so one that cannot be decoded would lose all others pulled with it.
     """
     found: list[Message] = []
     for identifier, node in list(waiting.items()):

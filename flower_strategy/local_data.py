@@ -1,8 +1,8 @@
 """The images of one client: a simulated partition, or a site's own folder.
 
-``partition-id`` in the node's configuration means a share of a data set that every
-client can read (simulation); ``data-path`` means a folder ``train/CLASS/*.png`` of the
-client's own (a site).
+``partition-id`` in the node's configuration selects a part of a data set that every
+client can read (simulation); ``data-path`` names the client's own folder with
+``train/CLASS/*.png`` (a site).
 """
 
 import hashlib
@@ -24,11 +24,11 @@ from flower_strategy.settings import DataSettings
 
 @dataclass(frozen=True, kw_only=True)
 class LocalData:
-    """What a client has.
+    """The images of a client.
 
     Attributes:
         client: Its name, the same in every run.
-        train: Its images, labelled among all classes; most may be absent.
+        train: Its images, labelled by the classes of all clients.
         test: Images held out from training, or None.
     """
 
@@ -43,7 +43,7 @@ def load_local(node_config: Mapping[str, Any], settings: DataSettings) -> LocalD
     Raises:
         ConfigError: The node configuration names neither kind of data, or a partition
             that does not exist.
-        DataError: The images cannot be read, or are of unknown classes.
+        DataError: The images cannot be read, or have unknown classes.
     """
     if "partition-id" in node_config:
         return _simulated(node_config, settings)
@@ -78,13 +78,13 @@ def _simulated(node_config: Mapping[str, Any], settings: DataSettings) -> LocalD
             "partition-id 0 to num-partitions - 1"
         )
     train, test = load_global(settings, "train"), load_global(settings, "test")
-    shares = partition(
+    parts = partition(
         train.labels.numpy(), count, settings.partition, settings.partition_seed
     )
     held_out = iid(len(test), count, seed=settings.partition_seed)[number]
     return LocalData(
         client=f"partition-{number}",
-        train=train.subset(torch.from_numpy(shares[number])),
+        train=train.subset(torch.from_numpy(parts[number])),
         test=test.subset(torch.from_numpy(held_out)) if len(held_out) else None,
     )
 
@@ -92,13 +92,13 @@ def _simulated(node_config: Mapping[str, Any], settings: DataSettings) -> LocalD
 def _site(node_config: Mapping[str, Any], settings: DataSettings) -> LocalData:
     classes = settings.class_names or _class_names_of(settings)
     folder = Path(str(node_config["data-path"])).expanduser()
-    # Path and host themselves may say more than a site wants to tell.
-    place = f"{platform.node()}:{folder.resolve()}"
-    digest = hashlib.sha256(place.encode()).hexdigest()[:12]
+    # A digest: path and host may reveal more than a site wants to share.
+    origin = f"{platform.node()}:{folder.resolve()}"
+    digest = hashlib.sha256(origin.encode()).hexdigest()[:12]
     client = str(node_config.get("client-name", f"site-{digest}"))
     if not CLIENT_NAME.fullmatch(client):
         raise ConfigError(
-            f"client-name={client!r:.40} is not plain: use letters, digits, '.', '-' "
+            f"client-name={client!r:.40} is not allowed: use letters, digits, '.', '-' "
             "and '_'"
         )
     train = _folder(folder, "train", settings, classes)
@@ -122,11 +122,11 @@ def _folder(
     unknown = sorted(set(data.classes) - set(classes))
     if unknown:
         raise DataError(
-            f"the folder has a class {unknown[0]!r} that the federation has not: "
-            f"choose from {', '.join(classes)}"
+            f"the folder has a class {unknown[0]!r} that is not one of the "
+            f"federation's: choose from {', '.join(classes)}"
         )
-    places = torch.tensor([classes.index(name) for name in data.classes])
-    return replace(data, labels=places[data.labels], classes=classes)
+    global_ids = torch.tensor([classes.index(name) for name in data.classes])
+    return replace(data, labels=global_ids[data.labels], classes=classes)
 
 
 def _class_names_of(settings: DataSettings) -> tuple[str, ...]:

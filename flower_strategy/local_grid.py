@@ -1,7 +1,7 @@
-"""A grid that runs client apps in this process, one after the other.
+"""A grid that runs client apps in this process, one after another.
 
 For tests, notebooks and benchmarks: the same apps and strategies as under Flower's
-engines, without processes, ports or a wait. It is no engine: there is no isolation.
+engines, without processes, ports or waiting. Clients are not isolated from each other.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ class LocalGrid(Grid):
 
     Args:
         client_app: Called for every message.
-        node_configs: One mapping a node; simulated nodes have ``partition-id`` and
+        node_configs: One mapping per node; simulated nodes have ``partition-id`` and
             ``num-partitions``.
         run_config: The run configuration that every client sees.
 
@@ -49,14 +49,6 @@ class LocalGrid(Grid):
         self._sent = 0
         self._replies: dict[str, Message] = {}
 
-    @classmethod
-    def simulating(
-        cls, client_app: ClientApp, clients: int, run_config: dict[str, Any]
-    ) -> "LocalGrid":
-        """A grid of simulated nodes with a partition each."""
-        nodes = [{"partition-id": i, "num-partitions": clients} for i in range(clients)]
-        return cls(client_app, nodes, run_config)
-
     def get_node_ids(self) -> Iterable[int]:
         """Ids of all nodes."""
         return list(self.contexts)
@@ -75,14 +67,14 @@ class LocalGrid(Grid):
         return identifiers
 
     def answer(self, message: Message) -> Message | None:
-        """One client's reply; None is a client that vanished. To be overridden."""
+        """One client's reply, or None if it vanished; tests override this."""
         try:
             return self.client_app(message, self.contexts[message.metadata.dst_node_id])
         except Exception as error:
             return Message(Error(CLIENT_APP_RAISED, str(error)), reply_to=message)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that were not pulled yet."""
+        """Replies that have not been pulled yet."""
         found = (self._replies.pop(identifier, None) for identifier in message_ids)
         return [reply for reply in found if reply is not None]
 
@@ -97,11 +89,11 @@ class LocalGrid(Grid):
         return [NodeInfo(node_id=node) for node in self.contexts]
 
     def set_run(self, run: Any) -> None:
-        """Nothing: there is one run."""
+        """Do nothing: there is only one run."""
 
     @property
     def run(self) -> Any:
-        """No run of an engine."""
+        """Not available: there is no engine."""
         raise NotImplementedError("a local grid belongs to no run")
 
     def create_message(self, *_: Any, **__: Any) -> Message:

@@ -1,8 +1,8 @@
-"""Reading the arrays of a stranger: exact bytes of a known shape and type, or nothing.
+"""Reading untrusted arrays: exact bytes of a known shape and type, or nothing.
 
-`flwr.app.Array` carries NumPy's file format, and its ``numpy()`` believes the header:
-a claimed size of 2^34 elements is allocated, and a zip file is opened. Here the shape
-and type come from *our* computation, and the bytes must be exactly theirs.
+`flwr.app.Array` carries NumPy's file format, and its ``numpy()`` trusts the header: it
+allocates a claimed size of 2^34 elements, and opens a zip file. Here shape and type are
+computed by the *receiver*, and the bytes must match them exactly.
 """
 
 import math
@@ -13,7 +13,7 @@ from flwr.app import Array
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-HEADER_BYTES = 1024  # more than any header of ours has
+HEADER_BYTES = 1024  # no header that we write is longer
 _READ_HEADER = {
     (1, 0): npy_format.read_array_header_1_0,
     (2, 0): npy_format.read_array_header_2_0,
@@ -21,11 +21,11 @@ _READ_HEADER = {
 
 
 class PayloadError(ValueError):
-    """A contribution that is refused; the text is the reason given in the result."""
+    """A contribution is refused; the text is the reason given in the result."""
 
 
 def write_array(values: NDArray[np.generic]) -> Array:
-    """An array in the one layout that `read_array` takes."""
+    """An array in the one layout that `read_array` accepts."""
     return Array(np.ascontiguousarray(values))
 
 
@@ -37,17 +37,17 @@ def read_array(
     dtype: np.dtype[np.generic],
     largest: float,
 ) -> NDArray[np.generic]:
-    """The values of an array that is exactly what we expect.
+    """The values of an array that is exactly as expected.
 
     Args:
-        array: As received; its ``shape`` and ``dtype`` are claims and are not read.
-        name: For the message.
-        shape: Expected.
-        dtype: Expected.
+        array: As received; its ``shape`` and ``dtype`` are mere claims and not read.
+        name: Named in error messages.
+        shape: Expected shape.
+        dtype: Expected type.
         largest: Bound on the magnitude of floats.
 
     Raises:
-        PayloadError: It is anything else.
+        PayloadError: The array differs in any way.
     """
     need = math.prod(shape) * dtype.itemsize
     if array.stype != "numpy.ndarray" or not need < len(array.data) <= (
@@ -60,7 +60,7 @@ def read_array(
     try:
         read_header = _READ_HEADER[npy_format.read_magic(stream)]
         found_shape, fortran, found_dtype = read_header(stream)
-    except Exception as error:  # the parser of headers lets tokenizer errors through
+    except Exception as error:  # NumPy's header parser also raises tokenizer errors
         raise PayloadError(f"array {name} has no readable header") from error
     rest = len(array.data) - stream.tell()
     transposed = fortran and len(shape) > 1

@@ -1,8 +1,8 @@
-"""Split a data set over clients: IID, Dirichlet over labels, or k classes a client.
+"""Split a data set over clients: IID, Dirichlet over labels, or k classes per client.
 
-The indices are those of flwr-datasets 0.6 for the same seed, so that results compare
-with anyone's who used it; that package and its dependencies weigh half a gigabyte, a
-split of labels needs NumPy alone. Labels are looked at, images are not.
+The indices are those of flwr-datasets 0.6 for the same seed, so results are comparable
+with those of its users. That package and its dependencies take half a gigabyte, whereas
+splitting labels needs only NumPy. Images are not looked at.
 
 Shape legend: N images, Y classes that occur, P partitions (clients).
 """
@@ -18,20 +18,21 @@ from condense_core.errors import ConfigError, DataError
 
 Indices = NDArray[np.int64]
 
-MAX_DRAWS = 11  # of flwr-datasets: a first draw and ten more
+MAX_DRAWS = 11  # as in flwr-datasets: a first draw and ten more
+MIN_SIZE = 10  # images of the smallest Dirichlet partition, as in flwr-datasets
 SCHEMES = "iid, dirichlet-ALPHA as in dirichlet-0.1, or classes-K as in classes-2"
 
 
 def partition(
     labels: ArrayLike, num_partitions: int, scheme: str, seed: int = 42
 ) -> list[Indices]:
-    """Split by a scheme given as text, for a configuration file or command line.
+    """Split by a scheme given as text, as in a configuration file.
 
     Args:
         labels: Integers (N,).
         num_partitions: P.
         scheme: ``iid``, ``dirichlet-0.1`` or ``classes-2``.
-        seed: Of every draw; ``iid`` shuffles with it, see `iid`.
+        seed: For every random draw.
 
     Returns:
         P arrays of positions in 0..N-1, int64.
@@ -56,27 +57,24 @@ def partition(
     raise ConfigError(f"unknown partition scheme {scheme!r}: choose {SCHEMES}")
 
 
-def iid(
-    num_images: int, num_partitions: int, *, seed: int | None = None
-) -> list[Indices]:
-    """Runs of equal length, of the data as they lie or shuffled first.
+def iid(num_images: int, num_partitions: int, *, seed: int = 42) -> list[Indices]:
+    """Shuffle the images, then cut them into parts of equal size.
 
-    ``IidPartitioner`` cuts the data set in its given order, which is IID only if that
-    order is random; ``FederatedDataset`` shuffles before it by default.
+    As ``FederatedDataset`` does by default: ``Dataset.shuffle(seed)`` and then
+    ``IidPartitioner``.
 
     Args:
         num_images: N.
-        num_partitions: P; the first N mod P partitions have one image more.
-        seed: None is ``IidPartitioner`` alone; a number is
-            ``Dataset.shuffle(seed)`` and then ``IidPartitioner``.
+        num_partitions: P; the first N mod P partitions have one more image.
+        seed: For the shuffle.
 
     Raises:
         ConfigError: There are more partitions than images, or less than one.
     """
     _check_count(num_images, num_partitions)
-    order = np.arange(num_images, dtype=np.int64)
-    if seed is not None:
-        order = np.random.default_rng(seed).permutation(order)
+    order = np.random.default_rng(seed).permutation(
+        np.arange(num_images, dtype=np.int64)
+    )
     return list(np.array_split(order, num_partitions))
 
 
@@ -86,83 +84,65 @@ def dirichlet(
     alpha: float,
     *,
     seed: int = 42,
-    min_size: int = 10,
-    self_balancing: bool = False,
 ) -> list[Indices]:
-    """Shares of each class drawn from a symmetric Dirichlet distribution.
+    """Divide each class by fractions drawn from a symmetric Dirichlet distribution.
 
-    The split of Hsu et al. 2019 in the form of Li et al. 2021 (NIID-Bench), as
-    ``DirichletPartitioner`` has it. A small ``alpha`` leaves most clients without most
-    classes.
+    The split of Hsu et al. 2019 in the form of Li et al. 2021 (NIID-Bench), as in
+    ``DirichletPartitioner`` by default. With a small ``alpha`` most clients lack most
+    classes. Everything is drawn again until each partition has `MIN_SIZE` images, at
+    most `MAX_DRAWS` times.
 
     Args:
         labels: Integers (N,).
         num_partitions: P.
         alpha: Concentration, above 0.
-        seed: Of shares and order.
-        min_size: Images a partition must have. All shares are drawn again until every
-            partition has them, at most `MAX_DRAWS` times.
-        self_balancing: Give no more of the remaining classes to a partition that has
-            over N / P images already. Off by default, as in flwr-datasets 0.6, whose
-            comments call it the default.
+        seed: For fractions and order.
 
     Raises:
-        ConfigError: A number is out of range, or ``min_size`` was never met.
+        ConfigError: A number is out of range, or a partition was always too small.
         DataError: The labels are not a list of integers.
     """
     targets = _checked(labels)
     _check_count(len(targets), num_partitions)
     if not (alpha > 0 and math.isfinite(alpha)):
         raise ConfigError(f"alpha is {alpha}: choose a number above 0, such as 0.1")
-    if min_size * num_partitions > len(targets):
+    if MIN_SIZE * num_partitions > len(targets):
         raise ConfigError(
-            f"{num_partitions} clients cannot have {min_size} of {len(targets)} images "
-            "each: lower the number of clients or min_size"
+            f"{num_partitions} clients cannot have {MIN_SIZE} of {len(targets)} images "
+            "each: lower the number of clients"
         )
     rng = np.random.default_rng(seed)
-    fair_share = len(targets) / num_partitions
     members = [np.flatnonzero(targets == label) for label in np.unique(targets)]
     for _ in range(MAX_DRAWS):
         parts: list[list[Indices]] = [[] for _ in range(num_partitions)]
-        sizes = np.zeros(num_partitions, dtype=np.int64)
         for member in members:
-            shares = rng.dirichlet(np.full(num_partitions, float(alpha)))
-            if self_balancing:
-                shares[sizes > fair_share] = 0.0
-                # A sum from left to right: NumPy's own adds in another order, and a
-                # last bit that differs can move a boundary by one image.
-                total = sum(shares)
-                if total == 0.0:  # a tiny alpha gave all to partitions that are full
-                    shares[sizes.argmin()] = 1.0
-                else:
-                    shares = shares / total
-            bounds = (np.cumsum(shares) * len(member)).astype(np.int64)[:-1]
+            fractions = rng.dirichlet(np.full(num_partitions, float(alpha)))
+            bounds = (np.cumsum(fractions) * len(member)).astype(np.int64)[:-1]
             for part, piece in zip(parts, np.split(member, bounds), strict=True):
                 part.append(piece)
-            sizes = np.array([sum(map(len, part)) for part in parts])
-        if sizes.min() >= min_size:
+        if min(sum(map(len, part)) for part in parts) >= MIN_SIZE:
             return _shuffled([np.concatenate(part) for part in parts], rng)
     raise ConfigError(
         f"none of {MAX_DRAWS} Dirichlet draws with alpha {alpha} gave each of "
-        f"{num_partitions} clients {min_size} images: raise alpha, or lower min_size "
-        "or the number of clients"
+        f"{num_partitions} clients {MIN_SIZE} images: raise alpha, or lower the number "
+        "of clients"
     )
 
 
 def classes_per_client(
     labels: ArrayLike, num_partitions: int, k: int, *, seed: int = 42
 ) -> list[Indices]:
-    """Exactly ``k`` classes a client, a class shared evenly by all who have it.
+    """Exactly ``k`` classes per client; clients with the same class share it evenly.
 
     ``PathologicalPartitioner`` with its default ``class_assignment_mode="random"``:
-    every client draws its classes on its own. With few clients some classes are drawn
-    by nobody; their images are left out, and a warning names them.
+    every client draws its classes independently. With few clients some classes may not
+    be drawn at all; their images are left out, and a warning names them.
 
     Args:
         labels: Integers (N,).
         num_partitions: P.
-        k: Classes a client, 1 to Y.
-        seed: Of classes and order.
+        k: Classes per client, 1 to Y.
+        seed: For classes and order.
 
     Raises:
         ConfigError: ``k`` is out of range, or a class has fewer images than clients.
@@ -173,8 +153,8 @@ def classes_per_client(
     present, counts = np.unique(targets, return_counts=True)
     if not 1 <= k <= len(present):
         raise ConfigError(
-            f"{k} classes a client do not fit {len(present)} classes: choose 1 to "
-            f"{len(present)}"
+            f"{k} classes per client are not possible with {len(present)} classes: "
+            f"choose 1 to {len(present)}"
         )
     rng = np.random.default_rng(seed)
     owned = np.stack(
@@ -189,7 +169,7 @@ def classes_per_client(
         if owners[column] > counts[column]:
             raise ConfigError(
                 f"class {label} has {counts[column]} images for {owners[column]} "
-                "clients: lower the number of clients or the classes a client"
+                "clients: lower the number of clients or of classes per client"
             )
         if not owners[column]:
             continue
@@ -201,14 +181,14 @@ def classes_per_client(
     if not owners.all():
         warnings.warn(
             f"no client has the classes {present[owners == 0].tolist()}: their images "
-            "are left out; use more clients or classes a client",
+            "are left out; use more clients or classes per client",
             stacklevel=2,
         )
     return _shuffled([np.concatenate(part) for part in parts], rng)
 
 
 def _shuffled(parts: list[Indices], rng: np.random.Generator) -> list[Indices]:
-    """Each part in random order: they come sorted by class."""
+    """Shuffle each part, which is sorted by class until then."""
     for part in parts:
         rng.shuffle(part)
     return parts
@@ -219,7 +199,7 @@ def _checked(labels: ArrayLike) -> NDArray[Any]:
     if targets.ndim != 1 or targets.size == 0 or targets.dtype.kind not in "iu":
         raise DataError(
             f"labels of shape {targets.shape} and type {targets.dtype} cannot be "
-            "split: give one integer an image"
+            "split: give one integer per image"
         )
     return targets
 

@@ -1,9 +1,9 @@
-"""What a client sends, in both directions: pure functions, no app and no state.
+"""Encode and decode what a client sends: pure functions, no app and no state.
 
 A contribution is an `ArrayRecord` with the tensors of a condensed set, named as in the
 artefact format, and a `ConfigRecord` with one JSON text: sizes, class ids, true counts.
-It holds no code, no pickle and no file; the receiver computes from the sizes which
-arrays there must be, and takes exactly those.
+It contains no code, no pickle and no file. The receiver derives from the sizes which
+arrays there must be, and accepts exactly those.
 """
 
 import json
@@ -13,11 +13,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from condense_core import ArtefactError, CondensedDataset
 from condense_core.artefact.checks import FORMAT_VERSION, content_digest, read_spec
+from condense_core.artefact.compact import pack, unpack
 from condense_core.artefact.precision import encoded_layout
 from condense_core.generator import default_blocks
 from condense_core.synthesiser import SynthesiserSpec
@@ -29,11 +30,11 @@ GLOBAL, CONFIG, GENERATOR = "arrays", "config", "generator"  # records that go d
 MAX_SPEC_BYTES = 100_000
 MAX_SECONDS = 1e9
 LARGEST_WEIGHT = 1e4  # trained ones stay below 1e2
-PRIVACY_BYTES = 512  # of the report of the private mode, at most
-CHECKED_IMAGES = 4  # of each class, made once to see that the generator works
+PRIVACY_BYTES = 512  # upper bound for the report of the private mode
+CHECKED_IMAGES = 4  # per class, generated once to see whether the generator works
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-_ARRAY_BYTES = 128  # header that NumPy's format puts before the values
+_ARRAY_BYTES = 128  # header before the values in NumPy's format
 _KEYS = {
     "version",
     "client",
@@ -51,11 +52,11 @@ class Contribution:
     """A client's condensed set and where it comes from.
 
     Attributes:
-        client: The name the client gives itself; stable over runs.
+        client: The name the client gives itself, the same in every run.
         condensed: Its labels 0..y-1 stand for ``class_ids``.
         class_ids: Global labels, ascending.
-        counts: Real images of each of them.
-        privacy: What the differentially private mode reports, else None.
+        counts: Number of real images of each class.
+        privacy: Report of the differentially private mode, or None.
         nbytes: Bytes of arrays and text, as sent.
         seconds: Time the client says it took.
     """
@@ -76,7 +77,7 @@ class Limits:
     Attributes:
         image_shape: (C, H, W) of every image.
         classes: Global class names.
-        max_bytes: Of a contribution; checked before anything is decoded.
+        max_bytes: Largest size of a contribution; checked before decoding.
         max_class_count: Largest number of real images of one class.
     """
 
@@ -117,7 +118,7 @@ def encode(contribution: Contribution) -> RecordDict:
 
 
 def decode(content: RecordDict, limits: Limits) -> Contribution:
-    """The contribution in a message, checked.
+    """Check and decode the contribution in a message.
 
     Raises:
         PayloadError: It is refused; the text says why.
@@ -129,10 +130,10 @@ def decode(content: RecordDict, limits: Limits) -> Contribution:
     class_ids = _whole_numbers(spec, "class_ids", 0, len(limits.classes) - 1)
     counts = _whole_numbers(spec, "counts", 1, limits.max_class_count)
     if list(class_ids) != sorted(set(class_ids)) or len(class_ids) != len(counts):
-        raise PayloadError("class ids are not ascending, or not one count for each")
+        raise PayloadError("class ids must be ascending, with one count for each")
     client = spec["client"]
     if not isinstance(client, str) or not CLIENT_NAME.fullmatch(client):
-        raise PayloadError(f"client name {client!r:.40} is not a plain name")
+        raise PayloadError(f"client name {client!r:.40} is not allowed")
     condensed = _read_condensed(content[ARRAYS], spec, class_ids, limits)
     _check_images(condensed)
     return Contribution(
@@ -147,7 +148,7 @@ def decode(content: RecordDict, limits: Limits) -> Contribution:
 
 
 def content_bytes(content: RecordDict) -> int:
-    """Bytes of every array and text of a message, whatever it holds."""
+    """Bytes of all arrays and texts in a message, whatever they are."""
     total = sum(
         len(array.data)
         for record in content.array_records.values()
@@ -157,7 +158,7 @@ def content_bytes(content: RecordDict) -> int:
         for key, value in settings.items():
             raw = value if isinstance(value, bytes) else str(value).encode()
             total += len(key) + len(raw)
-    # Eight bytes a number.
+    # Eight bytes per number.
     return total + sum(
         len(key) + 8 * (len(value) if isinstance(value, list) else 1)
         for metrics in content.metric_records.values()
@@ -165,17 +166,33 @@ def content_bytes(content: RecordDict) -> int:
     )
 
 
+def pack_generator(condensed: CondensedDataset) -> ArrayRecord:
+    """A generator for its own client: to keep, or to get back after a restart."""
+    packed = torch.frombuffer(bytearray(pack(condensed)), dtype=torch.uint8)
+    return ArrayRecord({"packed": Array(packed)})
+
+
+def unpack_generator(record: ArrayRecord) -> CondensedDataset:
+    """The generator of `pack_generator`.
+
+    Raises:
+        ArtefactError: The bytes are damaged.
+    """
+    return unpack(record["packed"].numpy().tobytes())
+
+
 def payload_size(
     spec: SynthesiserSpec, precision: str, *, private: bool = False
 ) -> int:
-    """Bytes of a contribution of given sizes, before anything is trained.
+    """Bytes of a contribution, from its sizes alone: before anything is trained.
 
-    An upper bound; exact up to the name and the digits of counts and normalisation.
+    An upper bound; exact except for the name and the digits of counts and
+    normalisation.
 
     Args:
         spec: Sizes of the generator.
         precision: fp32, fp16 or int8.
-        private: Whether it carries the report of the differentially private mode.
+        private: Whether it includes the report of the differentially private mode.
     """
     layout = encoded_layout(spec, precision)
     arrays = sum(
@@ -217,7 +234,7 @@ def _whole_numbers(
 ) -> tuple[int, ...]:
     values = spec[key]
     if not isinstance(values, list) or not values:
-        raise PayloadError(f"{key} is no list of whole numbers")
+        raise PayloadError(f"{key} is not a list of whole numbers")
     for value in values:
         if type(value) is not int or not least <= value <= most:
             raise PayloadError(
@@ -246,15 +263,15 @@ def _read_condensed(
             f"a {sizes.kind} of {sizes.image_shape} images, expected a generator of "
             f"{limits.image_shape}"
         )
-    # Upsampling costs no bytes: every block beyond makes the images four times as
-    # large, to be thrown away.
+    # Upsampling costs no bytes, and each needless block makes the images four times as
+    # large before they are cropped.
     most = default_blocks(*sizes.image_shape[1:])
     if sizes.blocks is not None and sizes.blocks > most:
         raise PayloadError(
             f"a generator of {sizes.blocks} blocks, {most} are enough for images of "
             f"{limits.image_shape}"
         )
-    # Bytes of the layout first: nothing of a claimed size is built before they agree.
+    # Compare bytes first: nothing of a claimed size is allocated before they agree.
     layout = encoded_layout(sizes, spec["precision"])
     need = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in layout.values())
     sent = sum(len(array.data) for array in arrays.values())
@@ -271,7 +288,7 @@ def _read_condensed(
                 shape=shape,
                 dtype=_numpy_type(kind),
                 largest=LARGEST_WEIGHT,
-            ).copy()  # a tensor may be written to, the message may not
+            ).copy()  # the message is read-only, a tensor must not be
         )
         for name, (shape, kind) in layout.items()
     }
@@ -284,7 +301,7 @@ def _read_condensed(
 
 @torch.no_grad()
 def _check_images(condensed: CondensedDataset) -> None:
-    """Weights may be finite and yet make nothing: look at a few images."""
+    """Finite weights may still generate nothing useful: look at a few images."""
     synthesiser = condensed.synthesiser().eval()
     codes = torch.arange(min(CHECKED_IMAGES, condensed.images_per_class))
     for label, name in enumerate(condensed.classes):
@@ -292,7 +309,9 @@ def _check_images(condensed: CondensedDataset) -> None:
         if not torch.isfinite(images).all():
             raise PayloadError(f"its images of class {name!r:.40} are not finite")
         if images.amin() < 0 or images.amax() > 1 or images.std() < 1e-4:
-            raise PayloadError(f"its images of class {name!r:.40} are no images")
+            raise PayloadError(
+                f"its images of class {name!r:.40} are constant or out of range"
+            )
 
 
 def _read_privacy(value: Any) -> dict[str, Any] | None:
@@ -311,7 +330,7 @@ def _read_seconds(content: RecordDict) -> float:
     seconds = content.metric_records[METRICS].get("seconds")
     plausible = isinstance(seconds, float) and 0.0 <= seconds < MAX_SECONDS
     if not plausible:
-        raise PayloadError(f"its time {seconds!r:.40} is no number of seconds")
+        raise PayloadError(f"its time {seconds!r:.40} is not a number of seconds")
     return float(cast(float, seconds))
 
 

@@ -1,19 +1,19 @@
-"""Differentially private class statistics: all that a client says about its images.
+"""Differentially private class statistics: all a client reveals about its images.
 
-Condensation alone protects nobody. Here a client releases one vector, the clipped
-random features of its images summed by class and the class counts, with Gaussian
-noise, and everything after that (`flower_strategy.private_condense`) is
-post-processing. The route is that of DP-MERF (Harder et al. 2021) and of Zheng & Li
-2023, "Differentially private dataset condensation": features of *untrained* networks
-cost no budget. One release is one Gaussian mechanism, whose delta(epsilon) is known
-exactly (Balle & Wang 2018).
+Condensation alone protects nobody. Here a client releases one vector with Gaussian
+noise: the clipped random features of its images, summed by class, and the class counts.
+Everything after that (`flower_strategy.private_condense`) is post-processing. The
+approach is that of DP-MERF (Harder et al. 2021) and of Zheng & Li 2023, "Differentially
+private dataset condensation": features of *untrained* networks cost no budget. One
+release is one Gaussian mechanism, whose delta(epsilon) is known exactly (Balle & Wang
+2018).
 
-What the guarantee covers: whoever sees the release, the server included, learns almost
-the same whether or not any one image was among a client's. Not covered: a person with n
-images (account for n times the sensitivity), replacing an image (a removal and an
-addition), a second release of the same images (k of them are as one with sigma /
-sqrt(k)), settings tuned on the private images, that a client takes part, and the
-difference between floating-point and real numbers.
+What the guarantee covers: anyone who sees the release, including the server, learns
+almost the same whether or not any single image was among a client's. Not covered: a
+person with n images (account for n times the sensitivity), replacing an image (a
+removal and an addition), a second release of the same images (k releases are like one
+with sigma / sqrt(k)), settings tuned on the private images, the fact that a client
+takes part, and the difference between floating-point and real numbers.
 
 Shape legend: N images, B batch, Y classes, D features, C H W image.
 """
@@ -22,7 +22,6 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
 
 import numpy as np
 import torch
@@ -34,11 +33,7 @@ from condense_core.data import ImageData, PixelStatistics, to_unit
 from condense_core.errors import ConfigError, DataError
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.seeding import derive_seed, make_generator
-from flower_strategy.accounting import (
-    check_delta,
-    gaussian_epsilon,
-    gaussian_sigma,
-)
+from flower_strategy.accounting import check_delta, gaussian_sigma
 
 ADJACENCY = "add or remove one image"
 FEATURE_BATCH = 256
@@ -48,7 +43,7 @@ COUNT_MARGIN = 2.0  # standard deviations a noised count must clear the threshol
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrivacyConfig:
-    """The budget and the public extractor; the same at the server and every client.
+    """The budget and the public extractor; the same for the server and every client.
 
     Raises:
         ConfigError: A value is out of range.
@@ -59,24 +54,23 @@ class PrivacyConfig:
     delta: float = 1e-5
     """Probability-like slack; keep it well below one over the number of images."""
     clip: float = 0.2
-    """L2 norm that the feature of an image is scaled down to. Below the usual norms,
-    where nearly all images are, its value makes no difference: the noise grows with
-    it."""
+    """L2 norm to which longer features of an image are scaled down. If nearly all are
+    longer, its value makes no difference: the noise scales with it."""
     count_scale: float = 0.3
-    """A count of one image weighs ``count_scale * clip`` in the released vector: more
-    makes counts sharper and sums noisier."""
+    """One image adds ``count_scale * clip`` to a count in the released vector: a larger
+    value makes counts more precise and sums noisier."""
     min_class_count: float = 10.0
     """Images a class needs to be condensed; see `NoisyStatistics.kept`."""
     seed: int = 0
-    """Of the extractor. Public: it has nothing to do with the noise."""
+    """For the extractor. Public: it has nothing to do with the noise."""
     networks: int = 1
     """Untrained ConvNets whose features are concatenated."""
     width: int = 32
     """Channels of their blocks."""
     depth: int | None = None
-    """Their blocks; None: by image size."""
+    """Their number of blocks; None: by image size."""
     layers: tuple[int, ...] = (0,)
-    """Blocks whose whole output is a feature."""
+    """Blocks whose entire outputs are the features."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -91,26 +85,9 @@ class PrivacyConfig:
         if not self.layers:
             raise ConfigError("layers is empty: name at least one block, as in [0]")
 
-    @classmethod
-    def from_noise(
-        cls, noise_multiplier: float, *, delta: float = 1e-5, **settings: Any
-    ) -> Self:
-        """The budget that a given noise costs.
-
-        Args:
-            noise_multiplier: `noise_std` over `sensitivity`, as in DP-SGD.
-            delta: As the field.
-            **settings: Further fields.
-
-        Raises:
-            ConfigError: A value is out of range.
-        """
-        epsilon = gaussian_epsilon(delta, noise_multiplier)
-        return cls(epsilon=epsilon, delta=delta, **settings)
-
     @property
     def sensitivity(self) -> float:
-        """L2 distance that one image makes: its clipped feature and its count."""
+        """L2 distance that one image can cause, by its feature and its count."""
         return self.clip * math.hypot(1.0, self.count_scale)
 
     @property
@@ -132,9 +109,9 @@ class PrivacyConfig:
 class RandomFeatures(nn.Module):
     """Clipped, centred features of untrained networks: a fixed function of the config.
 
-    Pixels are normalised by 0.5 and 0.5, never by statistics of the data, and the
-    features centred by those of smooth random images: all public, at no cost. Without
-    centring most of the clipped norm would be what all images have in common.
+    Pixels are normalised by 0.5 and 0.5, never by statistics of the data, and features
+    are centred by those of smooth random images: all public, so it costs no budget.
+    Without centring, most of the clipped norm would be what all images share.
     """
 
     centre: Tensor
@@ -168,14 +145,14 @@ class RandomFeatures(nn.Module):
                 f"layers {list(config.layers)} do not exist in a ConvNet of {blocks} "
                 f"blocks: choose from 0 to {blocks - 1}"
             )
-        for network in networks:  # what comes after the last layer is never computed
+        for network in networks:  # later blocks would be computed for nothing
             network.blocks = network.blocks[: max(config.layers) + 1]
         self.networks = nn.ModuleList(networks)
         self.eval().requires_grad_(False)
         self.register_buffer("centre", self._public_mean(image_shape))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Features (B, D) of images in [0, 1], each of norm ``clip`` at most."""
+        """Features (B, D) of images in [0, 1], each with a norm of at most ``clip``."""
         return clipped(self._raw(images_BCHW) - self.centre, self.config.clip)
 
     def _raw(self, images_BCHW: Tensor) -> Tensor:
@@ -185,16 +162,16 @@ class RandomFeatures(nn.Module):
             assert isinstance(network, FeatureNetwork)
             maps = network.layer_features(inputs)
             parts += [maps[layer].flatten(1) for layer in self.config.layers]
-        # Mean squares, so that no layer outweighs another by its size alone.
+        # Scaled by size, so that a larger layer does not outweigh a smaller one.
         scales = [math.sqrt(part.shape[1] * len(parts)) for part in parts]
         return torch.cat(
             [part / scale for part, scale in zip(parts, scales, strict=True)], dim=1
         )
 
     def _public_mean(self, image_shape: tuple[int, int, int]) -> Tensor:
-        draw = make_generator(self.config.seed, "public-images")
+        rng = make_generator(self.config.seed, "public-images")
         channels, height, width = image_shape
-        coarse = torch.rand(PUBLIC_IMAGES, channels, 4, 4, generator=draw)
+        coarse = torch.rand(PUBLIC_IMAGES, channels, 4, 4, generator=rng)
         smooth = F.interpolate(coarse, size=(height, width), mode="bilinear")
         return torch.cat(
             [self._raw(part) for part in smooth.split(FEATURE_BATCH)]
@@ -203,7 +180,7 @@ class RandomFeatures(nn.Module):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class NoisyStatistics:
-    """What a client releases. Nothing else about its images leaves it.
+    """What a client releases; nothing else about its images leaves it.
 
     Attributes:
         sums_YD: Noised sums of the features of each class, float32.
@@ -228,7 +205,7 @@ class NoisyStatistics:
         if len(sums) != 2 or (sums[0],) != counts or counts != (len(self.classes),):
             raise DataError(
                 f"sums {sums} and counts {counts} do not fit {len(self.classes)} "
-                "classes: give one row and one count a class"
+                "classes: give one row and one count per class"
             )
         if not (self.sums_YD.isfinite().all() and self.counts_Y.isfinite().all()):
             raise DataError("statistics are not finite: release them again")
@@ -237,8 +214,8 @@ class NoisyStatistics:
     def kept(self) -> tuple[int, ...]:
         """Labels of the classes with enough images, judged by noised counts alone.
 
-        A count must reach ``min_class_count`` and two standard deviations of its noise
-        more: under a strong noise a class without images would often pass otherwise.
+        A count must reach ``min_class_count`` plus two standard deviations of its
+        noise. Otherwise, with strong noise, a class without images would often pass.
         """
         threshold = self.config.min_class_count + COUNT_MARGIN * self.config.count_std
         reached = (self.counts_Y >= threshold).nonzero().flatten()
@@ -271,18 +248,18 @@ def release(
     """Spend the budget: noised feature sums and counts of every public class.
 
     Which classes a client has is private too, so all classes are released, present or
-    not. Call it once for a set of images: every call spends the whole budget again.
+    not. Call it once per set of images: every call spends the whole budget again.
 
     Args:
         data: The client's images, labelled by the public class list.
         config: Budget and extractor.
-        classes: The public class list. It is asked for because a list read off the
-            client's labels would give away which classes are absent.
+        classes: The public class list. A list derived from the client's labels would
+            reveal which classes are absent.
         device: Where features are computed.
-        test_generator: For tests only. The noise comes from the operating system by
-            default: whoever can repeat the draw can subtract it, so a seed known to
-            the server, or guessed, voids the guarantee. A `torch.Generator` would do
-            even with a secret seed of 64 bits no good, since on a CPU it keeps 32.
+        test_generator: For tests only. By default the noise comes from the operating
+            system: anyone who can repeat the draw can subtract it, so a seed that the
+            server knows or guesses voids the guarantee. A `torch.Generator` would not
+            be safe even with a secret 64-bit seed: on the CPU it uses only 32 bits.
 
     Raises:
         DataError: The classes of the data are not the public ones.
@@ -295,8 +272,8 @@ def release(
         )
     vector_YV = statistics_vector(data, config, device=device)
     noise = _noise(vector_YV.numel(), test_generator).view_as(vector_YV)
-    # In float64 and rounded afterwards: the low bits of a double, which depend on how
-    # it was computed, can tell neighbouring sums apart (Mironov 2012).
+    # Computed in float64, then rounded: the low bits of a double depend on how it was
+    # computed, and can tell neighbouring sums apart (Mironov 2012).
     noised_YV = (vector_YV + config.noise_std * noise).float()
     return NoisyStatistics(
         sums_YD=noised_YV[:, :-1].contiguous(),
@@ -314,8 +291,8 @@ def statistics_vector(
     """The vector before noise, **private**: (Y, D + 1), float64, on the CPU.
 
     One image adds its clipped feature to the first D columns of its class, and
-    ``count_scale * clip`` to the last. Two sets that differ in one image are thus at
-    most ``config.sensitivity`` apart.
+    ``count_scale * clip`` to the last. So two sets that differ by one image are at most
+    ``config.sensitivity`` apart.
     """
     extractor = RandomFeatures(config, data.image_shape).to(device)
     total = torch.zeros(
@@ -325,7 +302,7 @@ def statistics_vector(
         data.images.split(FEATURE_BATCH), data.labels.split(FEATURE_BATCH), strict=True
     ):
         features_BD = extractor(to_unit(images.to(device))).double().cpu()
-        # Again in float64: a norm rounded to float32 may be a little above the bound.
+        # Again in float64: rounded to float32, a norm may slightly exceed the bound.
         features_BD = clipped(features_BD, config.clip)
         total[:, :-1].index_add_(0, labels_B.cpu(), features_BD)
     total[:, -1] = data.counts.cpu() * (config.count_scale * config.clip)

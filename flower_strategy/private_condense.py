@@ -1,13 +1,12 @@
 """A generator from noised statistics alone: post-processing, at no further cost.
 
-The generator is trained until the mean features of its images are the noised means of
-each class (DP-MERF, Harder et al. 2021; the mean matching of Zheng & Li 2023). No real
-image, and no number that was not noised, comes in here.
+The generator is trained so that the mean features of its images match the noised means
+of each class (DP-MERF, Harder et al. 2021; the mean matching of Zheng & Li 2023). Real
+images, and numbers without noise, are never used here.
 
-Shape legend: Y classes, K codes of a step, D features, C H W image.
+Shape legend: Y classes, K codes per step, D features, C H W image.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -38,14 +37,16 @@ class MatchingConfig:
     steps: int = 300
     """Generator updates."""
     learning_rate: float = 5e-3
-    """Adam's, falling to 0 on a half cosine."""
+    """Of Adam, decayed to 0 along a half cosine."""
     codes_per_step: int = 10
-    """Codes of the codebook, and as many fresh ones, under every class in a step."""
+    """Codes from the codebook, and the same number of fresh ones, per class and step.
+    """
     spread_weight: float = 0.3
-    """Of the mean squared distance between the features of an image and the mean of
-    its class. A mean alone leaves every single image free."""
+    """Weight of the mean squared distance between the features of an image and their
+    class mean. Matching means alone does not constrain single images."""
     smoothness: float = 0.1
-    """Of the total variation, in mean absolute differences of neighbouring pixels."""
+    """Weight of the total variation: mean absolute differences between neighbouring
+    pixels."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -63,22 +64,20 @@ def condense_privately(
     matching: MatchingConfig | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    on_step: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[CondensedDataset, dict[str, float | str]]:
-    """Fit a generator to the classes that noised counts say are there.
+    """Fit a generator to the classes that are present according to noised counts.
 
     Args:
-        statistics: Of one client, noised.
-        form: Sizes of the generator. The class embedding is always the label, since
-            the others are computed from real images.
+        statistics: Noised statistics of one client.
+        form: Sizes of the generator. The class embedding is always one-hot, since the
+            other kinds are computed from real images.
         matching: How to fit it; None takes the defaults.
-        seed: Of the initialisation and every draw. May be public.
+        seed: For initialisation and random draws. May be public.
         device: Where to compute.
-        on_step: Called with (step, loss on the device) after each update.
 
     Returns:
-        The condensed set of the classes in ``statistics.kept``, with the guarantee in
-        its metadata under ``privacy``, and the guarantee.
+        The condensed set of the classes in ``statistics.kept``, and the guarantee,
+        which is also in its metadata under ``privacy``.
 
     Raises:
         ConfigError: The format is not a generator, or the extractor does not fit.
@@ -92,7 +91,7 @@ def condense_privately(
     kept = statistics.kept
     if not kept:
         raise DataError(
-            "no class has enough images under this noise: lower min_class_count or "
+            "no class has enough images with this noise: lower min_class_count or "
             "raise epsilon"
         )
     targets_YD = class_means(statistics).to(device)
@@ -103,14 +102,7 @@ def condense_privately(
             f"{len(extractor.centre)}: release them with the same configuration"
         )
     synthesiser = _fresh(form, statistics.image_shape, len(kept), seed).to(device)
-    _fit(
-        synthesiser,
-        extractor,
-        targets_YD,
-        matching,
-        seed=seed,
-        on_step=on_step or (lambda step, loss: None),
-    )
+    _fit(synthesiser, extractor, targets_YD, matching, seed=seed)
     report = statistics.report()
     condensed = CondensedDataset.from_synthesiser(
         synthesiser,
@@ -124,9 +116,9 @@ def condense_privately(
 
 
 def class_means(statistics: NoisyStatistics) -> Tensor:
-    """Noised means of the kept classes (Y_kept, D), no longer than the clipping norm.
+    """Noised means of the kept classes (Y_kept, D), clipped again.
 
-    A mean of clipped features is not longer than ``clip``; noise can make it so.
+    A mean of clipped features is not longer than ``clip``, but noise can make it so.
     """
     kept = list(statistics.kept)
     counts_Y1 = statistics.counts_Y[kept].clamp_min(1.0).unsqueeze(1)
@@ -138,7 +130,7 @@ def matching_loss(
 ) -> Tensor:
     """Squared distance of means to targets, and of features to their means.
 
-    Summed over classes, in units of the clipping norm: independent of its choice.
+    Summed over classes, in units of the clipping norm, so its value does not matter.
     """
     means_YD = features_YKD.mean(dim=1)
     distance = (means_YD - targets_YD).square().sum()
@@ -150,7 +142,7 @@ def matching_loss(
 def _fresh(
     form: FormatConfig, image_shape: tuple[int, int, int], classes: int, seed: int
 ) -> GeneratorSynthesiser:
-    # Components are clusters of real codes, which there are none of here.
+    # Components are clusters of real codes, and there are no real codes here.
     spec = SynthesiserSpec.from_config(
         replace(form, code_components=1),
         image_shape=image_shape,
@@ -171,7 +163,6 @@ def _fit(
     matching: MatchingConfig,
     *,
     seed: int,
-    on_step: Callable[[int, Tensor], None],
 ) -> None:
     device, spec = targets_YD.device, synthesiser.spec
     optimiser = torch.optim.Adam(synthesiser.parameters(), lr=matching.learning_rate)
@@ -179,8 +170,8 @@ def _fit(
     class_ids = torch.arange(spec.num_classes, device=device)
     synthesiser.train()
     for step in range(matching.steps):
-        draw = make_generator(seed, "private-matching", step)
-        codes_KZ = _codes(synthesiser, matching.codes_per_step, draw)
+        rng = make_generator(seed, "private-matching", step)
+        codes_KZ = _codes(synthesiser, matching.codes_per_step, rng)
         images_YKCHW = synthesiser.from_codes(class_ids, codes_KZ)
         features = extractor(images_YKCHW.flatten(0, 1))
         loss = matching_loss(
@@ -195,21 +186,20 @@ def _fit(
         loss.backward()
         optimiser.step()
         schedule.step()
-        on_step(step, loss.detach())
 
 
 def _codes(
-    synthesiser: GeneratorSynthesiser, count: int, draw: torch.Generator
+    synthesiser: GeneratorSynthesiser, count: int, rng: torch.Generator
 ) -> Tensor:
-    """Codes of the codebook, and fresh ones: the artefact can be sampled either way."""
+    """Codes from the codebook and fresh ones: the artefact is sampled either way."""
     codes_KZ = synthesiser.codebook.codes
-    chosen = torch.randperm(len(codes_KZ), generator=draw)[:count].to(codes_KZ.device)
-    fresh = torch.randn(len(chosen), codes_KZ.shape[1], generator=draw)
+    chosen = torch.randperm(len(codes_KZ), generator=rng)[:count].to(codes_KZ.device)
+    fresh = torch.randn(len(chosen), codes_KZ.shape[1], generator=rng)
     return torch.cat([codes_KZ[chosen], fresh.to(codes_KZ.device)])
 
 
 def total_variation(images_YKCHW: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring pixels, both ways summed."""
+    """Mean absolute difference of neighbouring pixels, summed over both directions."""
     rows, columns = images_YKCHW.diff(dim=-2), images_YKCHW.diff(dim=-1)
     total: Tensor = rows.abs().mean() + columns.abs().mean()
     return total

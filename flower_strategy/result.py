@@ -5,25 +5,36 @@ from dataclasses import dataclass, field
 from flwr.app import MetricRecord
 from flwr.serverapp.strategy import Result
 
+from flower_strategy.aggregation import Dropped
 from flower_strategy.rounds import RoundReport, RunState
 
 
 @dataclass(repr=False)
 class CondensationResult(Result):
-    """Flower's result, and what condensation adds to it.
+    """Flower's result, with what condensation adds to it.
 
     Attributes:
         state: Reports of all rounds, every client's newest contribution, the global
             model.
-        dropped: (client, class) pairs that the robust check left out last.
+        dropped: (client, class) pairs that the last robust check left out.
     """
 
     state: RunState = field(default_factory=RunState)
-    dropped: frozenset[tuple[str, int]] = frozenset()
+    dropped: Dropped = frozenset()
+
+    def finish(self, state: RunState, dropped: Dropped) -> None:
+        """Add the final state, and the report of every round as metrics."""
+        for report in state.reports:
+            number = report.server_round
+            self.train_metrics_clientapp[number] = metrics_of(report)
+            if report.accuracy is not None:
+                own = MetricRecord({"accuracy": report.accuracy})
+                self.evaluate_metrics_serverapp.setdefault(number, own)
+        self.arrays, self.state, self.dropped = state.arrays, state, dropped
 
 
 def metrics_of(report: RoundReport) -> MetricRecord:
-    """A round's report as Flower keeps it."""
+    """The report of a round as Flower keeps it."""
     return MetricRecord(
         {
             "clients": len(report.accepted),

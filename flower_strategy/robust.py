@@ -1,11 +1,11 @@
-"""Generators that do not fit their peers: a check against rough poisoning.
+"""Find generators that do not fit their peers: a check against crude poisoning.
 
 For every class, the mean features of each client's images under a fixed random network
-are compared with the median of all clients that have the class. Images of another
-class, noise and constant images stand far out. What the check cannot see: a backdoor,
-which changes little of an image; colluding clients that are the majority of a class; a
-class that fewer than three clients have. It also drops honest clients whose images of a
-class really differ.
+are compared with the median over all clients that have the class. Images of another
+class, noise and constant images stand out clearly. The check cannot detect a backdoor,
+which changes little of an image; colluding clients that are the majority in a class;
+or anything in a class that fewer than three clients have. It also drops honest clients
+whose images of a class really differ.
 
 Shape legend: P clients that have a class, D features.
 """
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from condense_core.networks import build_network
 from condense_core.seeding import make_generator
-from flower_strategy.aggregation import images_at_once
+from flower_strategy.aggregation import Dropped, images_at_once
 from flower_strategy.payload import Contribution
 
-PEERS = 3  # fewer have no median to speak of
-IMAGES = 64  # of each client and class
+PEERS = 3  # a median of fewer says nothing
+IMAGES = 64  # per client and class
 WIDTH, SEED = 64, 0  # of the random network
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
-SMALLEST_SPREAD = 0.05  # of the median's norm: near-equal peers are no outliers
+SMALLEST_SPREAD = 0.05  # times the median's norm: nearly equal peers stay
 
 
 def outliers(
@@ -33,15 +33,15 @@ def outliers(
     *,
     image_shape: tuple[int, int, int],
     seed: int,
-) -> frozenset[tuple[str, int]]:
+) -> Dropped:
     """(client, class) pairs farther from their peers' median than the threshold.
 
     Args:
         contributions: Of all clients.
-        threshold: In robust deviations of the peers' distances. 4 is a start: honest
-            clients with images of one distribution stay below 2.
+        threshold: In robust deviations of the peers' distances. Start with 4: honest
+            clients whose images have the same distribution stay below 2.
         image_shape: (C, H, W).
-        seed: Of the images looked at.
+        seed: For drawing the images.
     """
     found = set()
     features = _features(contributions, image_shape, seed)
@@ -74,16 +74,16 @@ def _features(
     features = {}
     for contribution in contributions:
         for local, label in enumerate(contribution.class_ids):
-            draw = make_generator(seed, "robust", contribution.client, label)
+            rng = make_generator(seed, "robust", contribution.client, label)
             condensed = contribution.condensed
             at_once = min(IMAGES, images_at_once(condensed.spec))
             parts = [
-                condensed.sample(at_once, classes=[local], fresh=True, generator=draw)
+                condensed.sample(at_once, classes=[local], fresh=True, generator=rng)
                 for _ in range(-(-IMAGES // at_once))
             ]
             images = torch.cat([images for images, _ in parts])
             outputs = network.layer_features(2.0 * images - 1.0)
-            # Instance norm hides brightness and contrast: the pixels are looked at too.
+            # Instance norm hides brightness and contrast, so the pixels count too.
             means = [images.mean(0).flatten(), *(o.mean(0).flatten() for o in outputs)]
             features[contribution.client, label] = torch.cat(
                 [mean / mean.numel() ** 0.5 for mean in means]

@@ -1,8 +1,8 @@
-"""Who is who: the names of clients and the nodes they answer from.
+"""Which client is which: names of clients, and the nodes they answer from.
 
-Flower knows nodes by ids that are new in every run; contributions are kept by the names
-clients give themselves. A name belongs to the node that used it first, and a node has
-one name. Who may use which name is not checked: names are taken on trust.
+Flower identifies nodes by ids that change with every run, so contributions are kept
+under the names that clients give themselves. A name belongs to the node that used it
+first, and a node has one name. Nothing else is checked: names are taken on trust.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,7 +20,7 @@ IDENTIFY = "query.identify"
 
 
 class Roster:
-    """Names and nodes of one run."""
+    """The names and nodes of one run."""
 
     def __init__(self) -> None:
         self._node_of: dict[str, int] = {}
@@ -33,8 +33,8 @@ class Roster:
         """Decode replies by node.
 
         Returns:
-            Contributions by the name of the client, and for each reply that was refused
-            the reason by ``node ID``.
+            Contributions by client name, and the reason for each refused reply by
+            ``node ID``.
         """
         accepted: dict[str, Contribution] = {}
         refused: dict[str, str] = {}
@@ -46,7 +46,7 @@ class Roster:
             except PayloadError as error:
                 refused[f"node {node}"] = str(error)
             except Exception as error:
-                # A reply we did not think of must not stop the round either.
+                # Nor may a reply that nobody foresaw stop the round.
                 refused[f"node {node}"] = f"unreadable: {type(error).__name__}"
         return accepted, refused
 
@@ -55,14 +55,14 @@ class Roster:
     ) -> None:
         """Find the clients of an earlier run among the nodes of this one.
 
-        A name that several nodes give is nobody's until one of them contributes: its
-        generator is sent to none.
+        A name given by several nodes belongs to none of them until one contributes, so
+        its generator is not returned to any.
 
         Args:
             grid: Flower's.
-            nodes: To ask.
-            known: Names of the earlier run; others are not taken.
-            seconds: Deadline for the answers.
+            nodes: Ids of the nodes to ask.
+            known: Names in the earlier run; others are ignored.
+            seconds: Deadline for the replies.
         """
         asked = [Message(RecordDict(), node, IDENTIFY) for node in nodes]
         claims: dict[str, list[int]] = {}
@@ -75,7 +75,7 @@ class Roster:
                 self._bind(name, node)
                 self._returned[node] = name
             else:
-                log(WARNING, "nodes %s all say they are %s", claims[name], name)
+                log(WARNING, "nodes %s all claim to be %s", claims[name], name)
 
     def _bind(self, name: str, node: int) -> None:
         if self._node_of.get(name, node) != node:
@@ -88,5 +88,5 @@ class Roster:
         self._node_of[name], self._name_of[node] = node, name
 
     def greet(self, node: int) -> str | None:
-        """The earlier name of a node that has come back; once, then None."""
+        """The earlier name of a returning node; None on later calls."""
         return self._returned.pop(node, None)

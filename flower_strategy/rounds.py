@@ -1,8 +1,8 @@
-"""The rounds of a run on disk: each a folder that is whole or not there.
+"""The rounds of a run on disk: each is a folder that is complete or absent.
 
-``round-001/`` holds ``global.safetensors``, one artefact for each client in
-``clients/`` and ``round.json``; nothing in it is pickled. A server that is killed goes
-on from the newest.
+``round-001/`` holds ``global.safetensors``, one artefact per client in ``clients/``,
+and ``round.json``; nothing in it is pickled. A server that was killed resumes from the
+newest one.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import safetensors
+from flwr.app import ArrayRecord
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -26,20 +27,20 @@ REPORT = "round.json"
 
 @dataclass(frozen=True, kw_only=True)
 class RoundReport:
-    """What happened in a round, JSON-ready.
+    """What happened in a round, ready for JSON.
 
     Attributes:
-        server_round: From 1.
-        accepted: Names of the clients whose contribution was taken.
+        server_round: Number of the round, from 1.
+        accepted: Names of the clients whose contributions were accepted.
         rejected: Reason by client or node: refused, failed, or dropped as an outlier.
-        missing: Number of clients that were asked and did not answer in time.
-        bytes_up: Of all replies that came, refused ones included.
-        bytes_down: Of all messages that were sent, those of evaluation included.
-        wire_up: The same with Flower's envelopes, see `flower_strategy.traffic`.
-        wire_down: Likewise, with what is answered to uploads.
-        seconds: Wall time of the round, training included.
-        client_seconds: Time each client took, by its own account.
-        synthetic_images: Images the global model was trained on.
+        missing: Number of clients that were asked but did not answer in time.
+        bytes_up: Content of all replies that arrived, including refused ones.
+        bytes_down: Content of all messages sent, including those for evaluation.
+        wire_up: ``bytes_up`` with Flower's envelopes, see `flower_strategy.traffic`.
+        wire_down: Likewise ``bytes_down``, with the acknowledgements of uploads.
+        seconds: Wall time of the round, including training.
+        client_seconds: Time each client says it took.
+        synthetic_images: Number of images the global model was trained on.
         accuracy: Of the global model on the server's test images, in percent.
         client_accuracy: Likewise on the clients' held-out images.
     """
@@ -61,13 +62,13 @@ class RoundReport:
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """Everything the server needs to go on after a round.
+    """Everything the server needs to continue after a round.
 
     Attributes:
         reports: Of all rounds so far.
-        contributions: The newest of every client, by name.
+        contributions: The newest one of each client, by name.
         model: Weights of the global model.
-        normalisation: Mean and deviation of each channel it was trained with.
+        normalisation: Mean and deviation per channel it was trained with; empty before.
     """
 
     reports: list[RoundReport] = field(default_factory=list)
@@ -79,15 +80,25 @@ class RunState:
 
     @property
     def server_round(self) -> int:
-        """Rounds done."""
+        """Number of rounds done."""
         return len(self.reports)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the global model has been trained at least once."""
+        return bool(self.normalisation[0])
+
+    @property
+    def arrays(self) -> ArrayRecord:
+        """Weights of the global model as Flower sends them."""
+        return ArrayRecord(dict(self.model))
 
     def after(self, report: RoundReport, **changes: Any) -> Self:
         """The state with one more round."""
         return replace(self, reports=[*self.reports, report], **changes)
 
     def save(self, folder: Path) -> None:
-        """Write the newest round; an interrupted call leaves no trace of it.
+        """Write the newest round; if interrupted, the round is as if never written.
 
         Raises:
             RunError: The disk is full or the folder cannot be written.
@@ -125,7 +136,7 @@ class RunState:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The newest whole round of a folder; an empty state if there is none.
+        """The newest complete round in a folder; an empty state if there is none.
 
         Raises:
             RunError: The folder does not exist or a file in it is damaged.
@@ -157,8 +168,8 @@ class RunState:
             safetensors.SafetensorError,
         ) as error:
             raise RunError(
-                f"{newest} is damaged ({error!r:.80}): remove it to go on from the "
-                "round before"
+                f"{newest} is damaged ({error!r:.80}): remove it to resume from the "
+                "previous round"
             ) from error
 
 

@@ -1,17 +1,15 @@
-"""The server app: read settings, run the strategy, leave result and merged artefact."""
+"""The server app: read settings, run the strategy, write result and artefact."""
 
 import json
 from dataclasses import asdict
 from logging import INFO
 from pathlib import Path
 
-import torch
 from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from condense_core import ConfigError, PixelStatistics
-from condense_core.compute.allocator import keep_freed_memory
 from condense_core.runlog import atomic_write_text
 from flower_strategy.aggregation import merge
 from flower_strategy.local_data import load_global
@@ -26,13 +24,11 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run all rounds and print the accuracy of the global model."""
+    """Run all rounds and log the accuracy of the global model."""
     data = DataSettings.read(context.run_config)
     model = ModelSettings.read(context.run_config)
     settings = ServerSettings.read(context.run_config)
-    keep_freed_memory()
-    if model.threads:
-        torch.set_num_threads(model.threads)
+    model.prepare_process()
     test = load_global(data, "test") if data.dataset else None
     strategy = CondensationStrategy(
         settings,
@@ -74,7 +70,7 @@ def leave(
     atomic_write_text(folder / RESULT, json.dumps(content, indent=2) + "\n")
     contributions = list(result.state.contributions.values())
     mean, std = result.state.normalisation
-    if contributions and mean:
+    if result.state.trained:
         merge(
             contributions,
             strategy.settings.merged_images_per_class,
@@ -90,12 +86,12 @@ def image_shape_of(settings: DataSettings) -> tuple[int, int, int]:
     """(C, H, W) of the sites' images, from the settings alone.
 
     Raises:
-        ConfigError: The settings do not say it.
+        ConfigError: The settings leave it open.
     """
     size = settings.image_size
     if size is None or not settings.channels or not settings.class_names:
         raise ConfigError(
-            "without a dataset the server must know the images: set run config "
+            "without a dataset the server does not know the images: set run config "
             "height, width, channels and classes, as in height=32 width=32 channels=3 "
             'classes="cat,dog"'
         )

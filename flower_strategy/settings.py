@@ -1,7 +1,7 @@
 """Settings of the apps, read from Flower's ``run_config``.
 
 A key is the name of a field with dashes: ``upload_bytes`` is ``upload-bytes`` in
-``[tool.flwr.app.config]`` and in ``--run-config``. Every app reads what concerns it.
+``[tool.flwr.app.config]`` and in ``--run-config``. Each app reads the keys it needs.
 """
 
 import dataclasses
@@ -9,20 +9,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+import torch
+
+from condense_core.compute.allocator import keep_freed_memory
 from condense_core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """Base: reading from a run configuration, and checks of ranges.
+    """Base class: reads a run configuration and checks ranges.
 
     Raises:
-        ConfigError: A value has another type than the field, or is out of range.
+        ConfigError: A value is out of range, or its type is not that of the field.
     """
 
     @classmethod
     def read(cls, run_config: Mapping[str, Any]) -> Self:
-        """The fields this class has; a key that is left out takes its default."""
+        """Read the fields of this class; a missing key takes its default."""
         values = {}
         for field in dataclasses.fields(cls):
             key = _key(field.name)
@@ -51,26 +54,25 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSettings(Settings):
-    """Which images, and what everybody agrees on about them."""
+    """Which images to use, and what all participants agree on about them."""
 
     dataset: str = "digits"
-    """A data set by name, split among simulated clients; with sites that have a folder
-    each it only says what the server tests on, ``""`` for nothing."""
+    """Name of a data set, which is split among simulated clients. If sites have their
+    own folders it only names the server's test images, ``""`` for none."""
     data_root: str = ""
     """Folder of the data set."""
     partition: str = "dirichlet-0.1"
     """``iid``, ``dirichlet-ALPHA`` or ``classes-K``."""
     partition_seed: int = 42
-    """Of the partition; 42 is the default of flwr-datasets."""
+    """Seed of the partition; 42 is the default of flwr-datasets."""
     classes: str = ""
-    """Comma-separated class names in label order; needed where no data set names them.
-    """
+    """Comma-separated class names in label order; needed if no data set names them."""
     height: int = 0
-    """Images are resized to this; 0 leaves them."""
+    """Images are resized to this height; 0 keeps it."""
     width: int = 0
-    """Likewise."""
+    """Likewise the width."""
     channels: int = 0
-    """1 or 3 to convert; 0 leaves them."""
+    """Images are converted to 1 or 3 channels; 0 keeps them."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -101,19 +103,25 @@ class ModelSettings(Settings):
     network_width: int = 32
     """Channels of its first block."""
     low_pass: float = 0.035
-    """Deviation of a Gaussian blur in front of it, as a share of the image's shorter
-    side: about a pixel of 28. Finer detail is what generators draw worst, and what a
-    network trained on their images would judge real ones by. 0 is none."""
+    """Deviation of a Gaussian blur in front of it, as a fraction of the image's shorter
+    side: about one pixel of 28. Finer detail is what generators reproduce worst, and a
+    network trained on their images would judge real ones by it. 0 is no blur."""
     seed: int = 0
-    """Of everything that is drawn, on every side; a client adds its own name."""
+    """Of all random draws, by server and clients; a client adds its own name."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     threads: int = 0
-    """CPU threads of a process; 0 leaves PyTorch's choice."""
+    """CPU threads per process; 0 lets PyTorch choose."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         self.require(network_width=1, low_pass=0, seed=0, threads=0)
+
+    def prepare_process(self) -> None:
+        """Set the threads of this process, and let it keep freed memory."""
+        keep_freed_memory()
+        if self.threads:
+            torch.set_num_threads(self.threads)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,21 +131,22 @@ class ClientSettings(Settings):
     preset: str = "federated"
     """Preset of the first condensation."""
     refine_preset: str = "federated-round"
-    """Preset of later rounds, which go on from the client's last generator."""
+    """Preset of later rounds, which continue from the client's last generator."""
     overrides: str = ""
-    """``key.path=value`` pairs separated by blanks, applied to both presets."""
+    """``key.path=value`` pairs separated by spaces, applied to both presets."""
     upload_bytes: int = 60_000
-    """The generator is the largest of a ladder that takes at most this; 0 takes the
-    sizes and the precision of the preset."""
+    """Most bytes of a contribution; the largest generator that fits is chosen. 0 takes
+    sizes and precision from the preset."""
     min_class_count: int = 10
     """Classes with fewer images are dropped before anything is computed: the mean of a
-    class of one image is that image."""
+    class with one image is that image."""
     dp_epsilon: float = 0.0
-    """Budget of the differentially private mode; 0 is off. Every run spends it anew."""
+    """Budget of the differentially private mode; 0 is off. Every run spends it again.
+    """
     dp_delta: float = 1e-5
     """Its delta; keep it well below one over the number of images."""
     dp_clip: float = 0.2
-    """Norm that an image's features are scaled down to there."""
+    """Its clipping norm: an image's features are scaled down to it."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -149,51 +158,51 @@ class ServerSettings(Settings):
     """How the server collects and trains."""
 
     num_server_rounds: int = 1
-    """1 is one shot: nothing but settings goes down."""
+    """1 is one shot: clients receive only settings."""
     fraction_train: float = 1.0
-    """Share of the connected clients asked in a round."""
+    """Fraction of the connected clients asked per round."""
     min_clients: int = 2
     """Contributions that a round needs."""
     min_available_clients: int = 0
-    """Clients to wait for before a round; 0 is ``min_clients``. Those who connect later
-    take part from the next round."""
+    """Clients to wait for before a round; 0 is ``min_clients``. Clients that connect
+    later take part from the next round."""
     wait_seconds: float = 120.0
-    """How long to wait for them. With ``min_clients`` connected the round starts then,
-    with fewer the run is given up."""
+    """How long to wait for them. Then the round starts if ``min_clients`` are
+    connected; with fewer, the run ends."""
     round_seconds: float = 3600.0
-    """Deadline of a round; who is late is counted as missing."""
+    """Deadline of a round; clients that are late count as missing."""
     synthetic_images: int = 20_000
-    """Images drawn from all generators for a round of training."""
+    """Images drawn from all generators together, per round of training."""
     train_steps: int = 1_000
     """Optimiser steps of 128 images on them."""
     learning_rate: float = 0.1
-    """Of SGD; a tenth in the second half."""
+    """Of SGD; a tenth of it in the second half."""
     label_smoothing: float = 0.1
-    """Share of a label spread over all classes: a generator's image may look like
-    another class than it was drawn for."""
+    """Part of a label spread over all classes: a generated image may look like another
+    class than the one it was drawn for."""
     augment: str = "none"
     """Augmentation of the global model's training, as in `CondenseConfig.augment`."""
     flip: bool = True
-    """Whether augmentation may mirror images; digits must not be."""
+    """Whether augmentation may mirror images; set false for digits."""
     max_upload_bytes: int = 4_000_000
     """A larger contribution is refused unread."""
     max_class_count: int = 10_000_000
     """A client that claims more images of one class is refused."""
     max_share: float = 1.0
-    """Largest share of a class that one client may fill, where others have it too."""
+    """Largest part of a class that one client may fill if others have it too."""
     class_balance: float = 0.5
-    """How classes share the images: 0 by the clients' counts, 1 as many of each. Where
+    """How images are divided among classes: 0 by the clients' counts, 1 equally. If
     clients are missing, their classes look rarer than they are."""
     robust_threshold: float = 0.0
-    """Deviations from its peers' median beyond which a client's class is dropped; 0 is
-    off. See `flower_strategy.robust`."""
+    """A client's class is dropped if it is more than this many deviations from the
+    median of its peers; 0 is off. See `flower_strategy.robust`."""
     evaluate_clients: bool = False
     """Also test the global model on the clients' held-out images."""
     save_to: str = ""
-    """Folder of rounds, result and merged artefact; ``""`` writes nothing. Absolute,
-    because a server app does not run where ``flwr run`` is called."""
+    """Folder for rounds, result and merged artefact; ``""`` writes nothing. Give an
+    absolute path: a server app does not run where ``flwr run`` is called."""
     resume_from: str = ""
-    """Folder of an interrupted run to go on with; may be the same as ``save-to``."""
+    """Folder of an interrupted run to continue; may be the same as ``save-to``."""
     merged_images_per_class: int = 50
     """Images of each class in the merged artefact."""
 

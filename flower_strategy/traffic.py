@@ -1,10 +1,11 @@
-"""Bytes that Flower's deployment engine moves for a message, envelope included.
+"""Bytes that Flower's deployment engine transfers for a message, with its envelope.
 
-`flower_strategy.payload.content_bytes` counts what a message holds. On the way it is
-more: every array, chunk of an array and record is an object of its own, which names its
-parts by hashes of 64 letters; the tree of all names goes ahead of the objects, and an
-upload is answered with the names that are wanted. The sum is what ``flwr list`` shows
-as network traffic. The app itself, which every node fetches once a run, is in neither.
+`flower_strategy.payload.content_bytes` counts the content of a message. On the wire it
+takes more: every array, chunk of an array and record is an object of its own, which
+refers to its parts by hashes of 64 letters. The tree of all hashes is sent first, and
+an upload is answered with the hashes that are wanted. The sum is what ``flwr list``
+shows as network traffic. Neither includes the app, which each node fetches once per
+run.
 """
 
 import hashlib
@@ -17,9 +18,9 @@ from flwr.app import Message
 from flower_strategy.payload import content_bytes
 from flower_strategy.rounds import RoundReport
 
-NAME_BYTES = 66  # 64 letters, and protobuf's tag and length
-BRANCH_BYTES = 70  # a name in the tree, and the length of its branch
-ANNOUNCEMENT_BYTES = 400  # what is said about a message besides its content
+HASH_BYTES = 66  # 64 letters, and protobuf's tag and length
+BRANCH_BYTES = 70  # a hash in the tree, and the length of its branch
+ANNOUNCEMENT_BYTES = 400  # metadata of a message
 
 
 class _Sent(Protocol):
@@ -34,7 +35,7 @@ class _Sent(Protocol):
 def with_traffic(
     report: RoundReport, sent: Collection[Message], received: Collection[Message]
 ) -> RoundReport:
-    """The report with the bytes of more messages."""
+    """Add the bytes of further messages to a report."""
     return replace(
         report,
         bytes_up=report.bytes_up + sum(content_bytes(m.content) for m in received),
@@ -47,18 +48,18 @@ def with_traffic(
 
 
 def message_bytes(message: Message) -> int:
-    """Bytes of a message in the direction in which it goes."""
+    """Bytes sent for a message, in its own direction."""
     sizes = _object_sizes(message)
     return sum(sizes) + BRANCH_BYTES * len(sizes) + ANNOUNCEMENT_BYTES
 
 
 def acknowledgement_bytes(reply: Message) -> int:
-    """Bytes that go back to the client for its reply."""
-    return NAME_BYTES * len(_object_sizes(reply))
+    """Bytes sent back to the client for its reply."""
+    return HASH_BYTES * len(_object_sizes(reply))
 
 
 def _object_sizes(message: Message) -> list[int]:
-    """Of all objects of a message; equal ones are sent once."""
+    """Sizes of all objects of a message; equal ones are sent once."""
     sizes: dict[bytes, int] = {}
     waiting = [cast(_Sent, message)]
     while waiting:

@@ -27,8 +27,8 @@ from federated_lib.setting import (
     Setting,
     model_of,
 )
-from flower_strategy.aggregation import initial_model, train_global
 from flower_strategy.condensing import keep_classes
+from flower_strategy.global_model import initial_model, train_global
 
 # From a share, bytes and a seed: images, labels, and the bytes they take.
 Choose = Callable[[ImageData, int, int], tuple[Tensor, Tensor, int]]

@@ -27,7 +27,7 @@ from federated_lib.setting import (
     Setting,
     model_of,
 )
-from flower_strategy.aggregation import initial_model
+from flower_strategy.global_model import initial_model
 from flower_strategy.local_grid import LocalGrid
 from flower_strategy.payload import content_bytes
 

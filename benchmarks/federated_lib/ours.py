@@ -16,7 +16,7 @@ from federated_lib.setting import (
     Setting,
     model_of,
 )
-from flower_strategy.aggregation import shares_of, synthesise
+from flower_strategy.aggregation import image_counts, synthesise
 from flower_strategy.client_app import app
 from flower_strategy.condensing import condense_locally
 from flower_strategy.local_grid import LocalGrid
@@ -97,9 +97,9 @@ def run_centralised(
         model_of(cell, setting),
     )
     seconds = time.perf_counter() - started
-    shares = shares_of([contribution], setting.synthetic_images)
+    counts = image_counts([contribution], setting.synthetic_images)
     data = synthesise(
-        [contribution], shares, classes=federation.train.classes, seed=cell.seed
+        [contribution], counts, classes=federation.train.classes, seed=cell.seed
     )
     found = train_and_test(data, cell, setting, federation)
     size = content_bytes(encode(contribution))

@@ -10,14 +10,14 @@
 #   APP          another Flower app to run, instead of the one in this folder
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-processes=() # what `start` started and nobody stopped yet
+processes=() # started by `start` and not stopped yet
 
 die() {
   echo "${0##*/}: $*" >&2
   exit 1
 }
 
-prepare() { # finds the environment, makes the folders, promises to tidy up
+prepare() { # find the environment, make the folders, tidy up at exit
   if [[ -z ${PYTHON:-} ]]; then
     PYTHON=$here/../../.venv/bin/python
     [[ -x $PYTHON ]] || PYTHON=python3
@@ -140,9 +140,9 @@ for key in sys.argv[1:]:
 print(value)' "$@"
 }
 
-run() { # OPTION OF flwr run...: run the app, fail unless it completes
+run() { # OPTION OF flwr run...: run the app; fail unless it completes
   local answer number status deadline=$((SECONDS + ${RUN_SECONDS:-7200}))
-  # Our folder comes last and wins. What is refused may still exit with 0.
+  # Our folder comes last and wins. flwr may exit with 0 even if it refuses the run.
   answer=$(flwr run "$APP" "$superlink" --format json "$@" \
     --run-config "save-to=\"$OUT\"") || die "flwr run refuses: $answer"
   number=$(field run-id <<<"$answer" 2>/dev/null) || die "flwr run refuses: $answer"
@@ -162,7 +162,7 @@ run() { # OPTION OF flwr run...: run the app, fail unless it completes
   fi
 }
 
-report() { # what the server left
+report() { # print what the server wrote
   "$PYTHON" - "$OUT/result.json" <<'PY'
 import json, sys
 

@@ -6,12 +6,12 @@
 #
 #   --tls      TLS, and only registered nodes may join; a node that is not registered is
 #              started too, and must be refused
-#   --sites    each folder in FOLDER is a site's: FOLDER/SITE/train/CLASS/*.png; without
-#              it NODES (3) nodes have a partition of the data set each
+#   --sites    each folder in FOLDER is a site: FOLDER/SITE/train/CLASS/*.png; without it
+#              each of NODES (3) nodes has a partition of the data set
 #   KEY=VALUE  any key of [tool.flwr.app.config] in pyproject.toml
 #
-# More variables stand in common.sh. Exits with 0 if the run is completed and the bytes
-# that Flower measured are within 5 % of those we report; SKIP_TRAFFIC=1 leaves that out.
+# common.sh lists more variables. Exits with 0 if the run is completed and the bytes that
+# Flower measured are within 5 % of those we report; SKIP_TRAFFIC=1 skips that check.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -38,7 +38,7 @@ start_node() { # NAME CONFIG
     --host 127.0.0.1 --port "$(free_port)" --node-config "$2"
 }
 
-expect_refusal() { # NAME: a node with a key that nobody registered must give up by itself
+expect_refusal() { # NAME: a node whose key is not registered must stop by itself
   make_node_key "$1"
   start_node "$1" "partition-id=0 num-partitions=1"
   local status=0 node=${processes[-1]} _
@@ -73,8 +73,8 @@ for direction, name in (("up", "inbound-bytes"), ("down", "outbound-bytes")):
         f"{direction}: {sum(r[f'bytes_{direction}'] for r in rounds)} bytes of content,",
         f"{ours} with envelopes, {theirs} measured by Flower ({ours / theirs - 1:+.1%})",
     )
-# Together: what comes down in one shot is little more than the answers to uploads, and
-# these are shorter if another node has just sent an equal array.
+# The sum: in one shot little more than acknowledgements of uploads comes down, and these
+# are shorter if another node has just sent an equal array.
 sys.exit(abs(total - measured["total-bytes"]) > 0.05 * measured["total-bytes"])
 PY
 }
@@ -128,5 +128,5 @@ done
 run "${settings[@]}"
 report
 if [[ -z ${SKIP_TRAFFIC:-} ]]; then
-  compare_traffic || die "Flower measured other bytes than we report"
+  compare_traffic || die "the bytes that Flower measured differ from those we report"
 fi

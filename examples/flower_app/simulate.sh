@@ -4,8 +4,8 @@
 #   simulate.sh [KEY=VALUE ...]        any key of [tool.flwr.app.config] in pyproject.toml
 #   CLIENTS=5 simulate.sh num-server-rounds=2 'partition="iid"' evaluate-clients=true
 #
-# CLIENTS (10) are simulated, each on CLIENT_CPUS (1) cores and CLIENT_GPUS (0) GPUs; more
-# variables stand in common.sh. Exits with 0 if the run is completed.
+# CLIENTS (10) are simulated, each on CLIENT_CPUS (1) cores and CLIENT_GPUS (0) GPUs;
+# common.sh lists more variables. Exits with 0 if the run is completed.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

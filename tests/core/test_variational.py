@@ -309,7 +309,9 @@ def test_negative_dispersion_is_none():
     synthesiser = build(dispersion=True)
     synthesiser.dispersion.fill_(-1.0)
     images = torch.full((3, 1, 8, 8), 0.5)
-    observed = synthesiser.add_dispersion(images, torch.arange(3), torch.ones_like(images))
+    observed = synthesiser.add_dispersion(
+        images, torch.arange(3), torch.ones_like(images)
+    )
     assert torch.equal(observed, images)
 
 

@@ -119,6 +119,7 @@ def grid_of():
     from flower_strategy.client_app import app
 
     def make(run_config, clients=3, kind=None):
-        return (kind or LocalGrid).simulating(app, clients, run_config)
+        nodes = [{"partition-id": i, "num-partitions": clients} for i in range(clients)]
+        return (kind or LocalGrid)(app, nodes, run_config)
 
     return make

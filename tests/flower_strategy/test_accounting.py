@@ -86,10 +86,18 @@ def test_only_the_ratio_of_noise_and_sensitivity_counts():
     )
 
 
-def test_both_branches_of_the_mills_ratio_agree():
-    assert mills_ratio(6.0 - 1e-9) == pytest.approx(mills_ratio(6.0), rel=1e-8)
-    assert mills_ratio(0.0) == pytest.approx(math.sqrt(math.pi / 2))
-    assert mills_ratio(1e6) == pytest.approx(1e-6)
+@pytest.mark.parametrize(
+    "x", [0.0, 0.1, 1.0, 5.999, 6.0, 30.0, 40.0, 200.0, 1e6, 1e300]
+)
+def test_the_mills_ratio_is_exact_to_machine_precision(x):
+    mp = pytest.importorskip("mpmath")
+    with mp.workdps(60):
+        half = mp.mpf(x) / mp.sqrt(2)
+        if x < 1e3:
+            exact = mp.sqrt(mp.pi / 2) * mp.exp(half**2) * mp.erfc(half)
+        else:  # exp overflows even there; this series is as good
+            exact = 1 / mp.mpf(x) - 1 / mp.mpf(x) ** 3
+    assert mills_ratio(x) == pytest.approx(float(exact), rel=2e-15)
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,11 @@ import torch
 from condense_core import CondensedDataset, evaluate
 from condense_core.synthesiser import SynthesiserSpec
 from flower_strategy.aggregation import (
+    image_counts,
     images_at_once,
-    initial_model,
     merge,
-    shares_of,
     synthesise,
-    train_global,
 )
-from flower_strategy.settings import ModelSettings, ServerSettings
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -25,7 +22,7 @@ def pair(contribute):
 
 
 def test_shares_follow_the_true_counts(pair):
-    assert shares_of(pair, 1000) == {
+    assert image_counts(pair, 1000) == {
         (0, 0): 300,
         (0, 2): 100,
         (1, 2): 500,
@@ -44,18 +41,18 @@ def test_balance_moves_images_from_frequent_classes_to_rare_ones(
     contribute, balance, expected
 ):
     pair = [contribute("a", (0, 2), (40, 20)), contribute("b", (2, 3), (20, 10))]
-    assert shares_of(pair, 300, class_balance=balance) == expected
+    assert image_counts(pair, 300, class_balance=balance) == expected
 
 
 def test_no_share_is_rounded_to_nothing(contribute):
     pair = [contribute("a", (0,), (1,)), contribute("b", (0, 1), (10**6, 10**6))]
-    assert shares_of(pair, 100)[0, 0] == 1
+    assert image_counts(pair, 100)[0, 0] == 1
 
 
 def test_a_client_cannot_take_a_class_over(contribute):
     honest = [contribute(name, (0, 1), (100, 100)) for name in "abc"]
     greedy = contribute("greedy", (0,), (10**6,))
-    shares = shares_of([*honest, greedy], 1000, max_share=0.5)
+    shares = image_counts([*honest, greedy], 1000, max_share=0.5)
     of_class = {index: n for (index, label), n in shares.items() if label == 0}
     assert of_class[3] == pytest.approx(sum(of_class.values()) / 2, abs=1)
     # Nor can it take the training set over: its class has twice its honest weight.
@@ -74,7 +71,7 @@ def test_a_client_cannot_take_a_class_over(contribute):
 )
 def test_no_client_has_more_than_the_largest_share(contribute, counts):
     clients = [contribute(str(i), (0,), (count,)) for i, count in enumerate(counts)]
-    shares = shares_of(clients, 1_000_000, max_share=0.3)
+    shares = image_counts(clients, 1_000_000, max_share=0.3)
     assert max(shares.values()) <= 300_010
     # Who is below it keeps the ratio to the others below it.
     below = [i for i in range(len(counts)) if shares[i, 0] < 299_000]
@@ -85,7 +82,7 @@ def test_no_client_has_more_than_the_largest_share(contribute, counts):
 
 def test_too_few_clients_for_the_largest_share_have_the_same(contribute):
     clients = [contribute("a", (0,), (10**6,)), contribute("b", (0,), (50,))]
-    assert shares_of(clients, 100, max_share=0.3) == {(0, 0): 50, (1, 0): 50}
+    assert image_counts(clients, 100, max_share=0.3) == {(0, 0): 50, (1, 0): 50}
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 30, 33), (3, 64, 64)])
@@ -107,18 +104,18 @@ def test_a_wide_generator_makes_fewer_images_at_a_time(shape):
 
 
 def test_a_class_that_one_client_has_is_not_capped(contribute):
-    shares = shares_of([contribute("a", (0, 1), (30, 10))], 100, max_share=0.1)
+    shares = image_counts([contribute("a", (0, 1), (30, 10))], 100, max_share=0.1)
     assert shares == {(0, 0): 75, (0, 1): 25}
 
 
 def test_dropped_pairs_are_left_out(pair):
-    shares = shares_of(pair, 100, dropped=frozenset({("b", 2)}))
+    shares = image_counts(pair, 100, dropped=frozenset({("b", 2)}))
     assert (1, 2) not in shares
     assert shares[0, 2] == 20
 
 
 def test_synthetic_images_have_the_shares_and_global_labels(pair):
-    data = synthesise(pair, shares_of(pair, 100), classes=CLASSES, seed=0)
+    data = synthesise(pair, image_counts(pair, 100), classes=CLASSES, seed=0)
     assert data.counts.tolist() == [30, 0, 60, 10]
     assert data.classes == CLASSES
 
@@ -132,23 +129,8 @@ def test_images_of_a_client_do_not_depend_on_the_others(pair):
     assert not torch.equal(other.images, alone.images)
 
 
-def test_global_model_depends_on_settings_alone_and_learns(pair):
-    model = ModelSettings(network_width=4, device="cpu")
-    before, trained = (initial_model(model, (1, 8, 8), 4) for _ in range(2))
-    torch.testing.assert_close(before.state_dict(), trained.state_dict())
-    state = torch.get_rng_state()
-    data = synthesise(pair, shares_of(pair, 100), classes=CLASSES, seed=0)
-    settings = ServerSettings(train_steps=3, augment="none")
-    train_global(trained, data, data.statistics(), settings, seed=0, device="cpu")
-    assert any(
-        not torch.equal(a, b)
-        for a, b in zip(before.parameters(), trained.parameters(), strict=True)
-    )
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 def test_merged_artefact_holds_everybodys_images_by_their_counts(pair, tmp_path):
-    data = synthesise(pair, shares_of(pair, 50), classes=CLASSES, seed=0)
+    data = synthesise(pair, image_counts(pair, 50), classes=CLASSES, seed=0)
     merged = merge(pair, 6, classes=CLASSES, statistics=data.statistics(), seed=0)
     merged.save(tmp_path / "merged.safetensors")
     loaded = CondensedDataset.load(tmp_path / "merged.safetensors")

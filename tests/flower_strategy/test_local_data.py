@@ -78,7 +78,7 @@ def test_a_sites_name_does_not_tell_its_path(site):
 @pytest.mark.parametrize(
     ("node", "settings", "error", "reason"),
     [
-        ({"client-name": "a/b"}, SITES, ConfigError, "not plain"),
+        ({"client-name": "a/b"}, SITES, ConfigError, "not allowed"),
         ({}, DataSettings(dataset="", classes="ant"), DataError, "class 'dog'"),
         ({}, DataSettings(dataset=""), ConfigError, "classes is empty"),
     ],

@@ -276,6 +276,33 @@ def test_an_earlier_contribution_stays_when_its_client_fails(
     ]
 
 
+def test_an_untrained_model_is_not_sent_down(strategy_of, grid_of, run_config):
+    run_config |= {"num-server-rounds": 3}
+    down, up = {}, {}
+
+    def fails_at_first(message, reply):
+        server_round = message.content["config"]["server-round"]
+        down.setdefault(server_round, []).append(message.content)
+        if message.metadata.dst_node_id == 100:
+            up[server_round] = reply.content["condensed"]
+        elif server_round == 1:
+            return raises(message, reply)
+        return reply
+
+    grid = tampered(grid_of, run_config, dict.fromkeys(range(3), fails_at_first))
+    result = strategy_of(run_config).start(grid)
+    first, *later = result.state.reports
+    assert first.accuracy is None
+    assert all(report.accuracy is not None for report in later)
+    assert [len(report.accepted) for report in result.state.reports] == [1, 3, 3]
+    assert not any("arrays" in content for content in (*down[1], *down[2]))
+    assert all("arrays" in content for content in down[3])
+    # Nothing to go on with: the client repeats what it sent.
+    for name, array in up[1].items():
+        assert up[2][name].data == array.data
+    assert any(up[3][name].data != array.data for name, array in up[1].items())
+
+
 def test_a_poisoned_class_is_dropped(strategy_of, grid_of, run_config):
     run_config |= {"robust-threshold": 4.0, "upload-bytes": 30_000}
     run_config["overrides"] = (
@@ -370,13 +397,14 @@ from flower_strategy.strategy import CondensationStrategy
 torch.set_num_threads(int(sys.argv[2]))
 run_config = json.loads(sys.argv[1])
 test = load_global(DataSettings.read(run_config), "test")
+nodes = [{"partition-id": i, "num-partitions": 3} for i in range(3)]
 CondensationStrategy(
     ServerSettings.read(run_config),
     ModelSettings.read(run_config),
     image_shape=test.image_shape,
     classes=test.classes,
     test=test,
-).start(LocalGrid.simulating(app, 3, run_config))
+).start(LocalGrid(app, nodes, run_config))
 """
 
 
@@ -395,7 +423,7 @@ def test_a_killed_server_resumes_to_the_same_result(
         [sys.executable, "-c", SERVER, json.dumps(endless), threads]
     )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not (folder / "round-001").is_dir():
             assert server.poll() is None, "the server ended before it was killed"
             assert time.monotonic() < deadline, "no round was written"
@@ -458,6 +486,43 @@ def test_rounds_are_left_as_artefacts(strategy_of, grid_of, run_config, tmp_path
 
 
 # ------------------------------------------------------------------ as Flower calls it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_rounds": 0}, "num_rounds is 0: choose at least 1"),
+        ({"timeout": 0}, "timeout is 0: choose a value above 0"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused(
+    strategy_of, grid_of, run_config, arguments, message
+):
+    with pytest.raises(ConfigError, match=message):
+        strategy_of(run_config).start(grid_of(run_config), **arguments)
+
+
+def test_arguments_override_settings(strategy_of, grid_of, run_config):
+    run_config |= {"num-server-rounds": 2, "round-seconds": 1000.0}
+    grid = tampered(grid_of, run_config, {0: vanishes})
+    started = time.monotonic()
+    result = strategy_of(run_config).start(grid, num_rounds=1, timeout=0.1)
+    assert len(result.state.reports) == 1
+    assert last(result).missing == 1
+    assert time.monotonic() - started < 500
+
+
+def test_an_error_reply_does_not_spoil_the_clients_accuracy(
+    strategy_of, grid_of, run_config
+):
+    run_config |= {"evaluate-clients": True}
+    strategy, grid = strategy_of(run_config), grid_of(run_config)
+    arrays = strategy.start(grid).arrays
+    messages = strategy.configure_evaluate(1, arrays, ConfigRecord(), grid)
+    *others, spoilt = grid.send_and_receive(messages)
+    failed = Message(Error(2, "boom"), reply_to=spoilt)
+    found = strategy.aggregate_evaluate(1, [failed, *others])
+    assert found == strategy.aggregate_evaluate(1, others)
 
 
 def test_replies_can_be_aggregated_by_flowers_own_loop(
