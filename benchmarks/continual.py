@@ -40,7 +40,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--network", choices=NETWORKS)
     parser.add_argument("--vae-steps", type=int, default=Config.vae_steps)
     parser.add_argument("--vae-latent", type=int, default=Config.vae_latent)
-    parser.add_argument("--limit", type=int, help="training images a class")
+    parser.add_argument("--limit", type=int, help="training images per class")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")
     return parser.parse_args()

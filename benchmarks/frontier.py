@@ -35,7 +35,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--note", default="", help="on the images, for the table")
     parser.add_argument("--rows", default=",".join(ROWS))
-    parser.add_argument("--sizes", default="", help="images a class, or channels")
+    parser.add_argument("--sizes", default="", help="images per class, or channels")
     parser.add_argument("--ipc", type=int, default=10, help="of the generator")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--recipe", default=Setting.recipe)

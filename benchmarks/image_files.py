@@ -30,7 +30,7 @@ def encode(images_NCHW: Tensor, kind: str) -> bytes:
     tiles = _on_grid(images_NCHW, kind)
     strip = tiles.transpose(0, 1).flatten(1, 2)  # (C, N * H, W)
     if strip.shape[1] > LONGEST:
-        raise SystemExit(f"{len(images_NCHW)} images a class are too many for one file")
+        raise SystemExit(f"{len(images_NCHW)} images are too many for one file")
     pixels = strip.permute(1, 2, 0).squeeze(2).contiguous().numpy()
     file = io.BytesIO()
     options = {"quality": JPEG_QUALITY} if kind == "jpeg" else {}

@@ -208,7 +208,7 @@ TABLES: list[tuple[str, str, dict[str, Callable[[Result], str]]]] = [
             "format": lambda r: r["format"],
             "classes": lambda r: f"{r['classes']:,}",
             "pixels a side": lambda r: str(r["size"]),
-            "images a class": lambda r: str(r["ipc"]),
+            "images per class": lambda r: str(r["ipc"]),
             "learnable numbers": lambda r: f"{r['learnable']:,}",
             "numbers stored": lambda r: f"{r['stored']:,}",
             "peak memory, MiB": lambda r: f"{r['peak_bytes'] / 2**20:.0f}",

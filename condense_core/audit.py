@@ -165,7 +165,7 @@ def audit(
     """
     start = time.perf_counter()
     for key, value, least in (
-        ("limit", limit, condensed.spec.num_classes),  # one image a class
+        ("limit", limit, condensed.spec.num_classes),  # one image per class
         ("fresh_per_class", fresh_per_class, 0),
         ("max_steps", max_steps, 1),
     ):

@@ -35,7 +35,7 @@ class Diversity:
 
     Attributes:
         pairwise_distance: Mean Euclidean distance of two images of a class; None with
-            one image a class.
+            one image per class.
         coverage: Share of real images with an image of the set nearer than their k-th
             real neighbour, within their class, in [0, 1] (Naeem et al. 2020).
         density: How many such neighbourhoods an image of the set lies in, over k; near

@@ -1,7 +1,7 @@
 """Variational pre-training: G as the decoder of the task's whole data set.
 
-`fit_targets` teaches G K images a class; here it learns to draw all of them, so that a
-*fresh* code is as good as one of the codebook. An encoder, thrown away afterwards,
+`fit_targets` teaches G K images per class; here it learns to draw all of them, so that
+a *fresh* code is as good as one of the codebook. An encoder, thrown away afterwards,
 turns every real image into a Gaussian over codes, and G is trained to undo it
 (Kingma & Welling 2014), with little weight on the divergence from N(0, I)
 (Higgins et al. 2017). The codes of a class then no longer fill N(0, I); where they lie

@@ -112,8 +112,8 @@ def _conditions(setting: dict[str, Any], note: str) -> str:
     capped = "" if cap is None else f", at most {cap} steps"
     text = (
         f"ConvNet of width {setting['width']}, {setting['recipe']}{capped}; presets of "
-        f"scale {setting['scale']}. *size* is images a class, or the generator's "
-        f"channels ({setting['generator_ipc']} images a class)."
+        f"scale {setting['scale']}. *size* is images per class, or the generator's "
+        f"channels ({setting['generator_ipc']} images per class)."
     )
     return f"{text} {note}".rstrip()
 

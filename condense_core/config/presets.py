@@ -64,7 +64,7 @@ QUICK: Settings = {
 }
 SHORT: Settings = {"window": 6, "max_age": 90, "learning_rate": 3e-2}
 CPU_STUDENTS = {"mnist": QUICK, "fashionmnist": QUICK}
-# What students learn from one image a class they learn while young: these, and their
+# What students learn from one image per class they learn while young: these, and their
 # updates, where that was measured. FashionMNIST alone gained from images as they are
 # (docs/condensation-choices.md).
 YOUNG: dict[str, Settings] = {
@@ -290,7 +290,7 @@ def _cpu(name: str, images_per_class: int) -> Settings:
 
 
 def _one_a_class(name: str) -> Settings:
-    """One image a class: young students alone, each as loud as the other."""
+    """One image per class: young students alone, each as loud as the other."""
     shared: Settings = {
         "loss": STUDENTS_ALONE,
         "loop": {"association": 1},
