@@ -1,8 +1,11 @@
 """Whether a stored result is still what its command makes."""
 
+import json
 import shlex
 import sys
 from pathlib import Path
+
+import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -10,6 +13,7 @@ from paper_lib.results import condensed_with, configuration_of, is_outdated
 
 from condense_core.config import CondenseConfig
 
+FILED = sorted((Path(__file__).parents[2] / "docs/results/paper").rglob("*.json"))
 COMMAND = "condense run digits-ipc1 --set loss.tau=0.2 --set seed=3 --out runs/x"
 
 
@@ -52,3 +56,10 @@ def test_what_counts_is_the_run_and_not_the_preset_of_today(tmp_path):
     assert recorded["loop"]["restarts"] == 5
     assert is_outdated({"commands": [command], "configuration": recorded})
     assert condensed_with(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize("path", FILED, ids=lambda path: path.stem)
+def test_a_filed_cell_is_condensed_as_its_command_says(path):
+    assert not is_outdated(json.loads(path.read_text("utf-8"))), (
+        "its preset has changed: measure it again, or add what it had to its command"
+    )
