@@ -17,7 +17,7 @@ from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from avalanche_plugin.slot import Key
+from avalanche_plugin.pixels import Key
 from condense_core import DataError
 
 NO_LABELS = "the samples of an experience have no labels: replay needs (x, y)"

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from avalanche_plugin.slot import Key
+from avalanche_plugin.pixels import Key
 
 
 class ReplayMemory(Protocol):

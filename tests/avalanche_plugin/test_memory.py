@@ -83,18 +83,6 @@ def test_images_are_of_their_class(digits, quick, policy, least):
     assert (nearest == targets).float().mean() > least
 
 
-def test_own_images_come_with_their_labels(digits, quick):
-    """What a memory condenses again is labelled as what it replays."""
-    images, labels, *_ = digits
-    memory = observed(digits, quick, count=1)
-    own = memory._own_images(0, 40, memory.slots[0].values)
-    assert own.counts.tolist() == [40, 40]
-    means = torch.stack([images[labels == c].mean(dim=0) for c in range(2)])
-    pixels = memory.slots[0].values.from_pixels(own.images / 255)
-    nearest = torch.cdist(pixels.flatten(1), means.flatten(1)).argmin(dim=1)
-    assert (nearest == own.labels).float().mean() > 0.8
-
-
 @pytest.mark.parametrize("replay", ["fresh", "fixed"])
 def test_samples_are_balanced_seen_and_reproducible(digits, instant, replay):
     memory = observed(digits, instant, replay=replay)
