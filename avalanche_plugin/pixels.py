@@ -102,7 +102,8 @@ def labelled_images(
     images_NCHW = images_NCHW.float()
     if not torch.isfinite(images_NCHW).all():
         raise DataError("an experience holds NaN or infinite pixels: clean it first")
-    pairs_N2 = torch.stack([labels_N, tasks_N], dim=1).long()
+    columns = [given.to(images_NCHW.device) for given in (labels_N, tasks_N)]
+    pairs_N2 = torch.stack(columns, dim=1).long()
     keys_Y2, index_N = torch.unique(pairs_N2, dim=0, return_inverse=True)
     keys = tuple((label, task) for label, task in keys_Y2.tolist())
     values = ValueRange.of(images_NCHW)

@@ -78,7 +78,9 @@ def joined(old: LabelledImages, new: LabelledImages) -> LabelledImages:
     assert old.values == new.values
     keys = tuple(dict.fromkeys([*old.keys, *new.keys]))
     old_data = old.data.to(new.data.images.device)
-    position_Y = torch.tensor([keys.index(key) for key in new.keys])
+    position_Y = torch.tensor(
+        [keys.index(key) for key in new.keys], device=new.data.labels.device
+    )
     data = ImageData(
         images=torch.cat([old_data.images, new.data.images]),
         labels=torch.cat([old_data.labels, position_Y[new.data.labels]]),
