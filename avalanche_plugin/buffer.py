@@ -12,6 +12,7 @@ from avalanche.training.storage_policy import ExemplarsBuffer
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from avalanche_plugin.checks import require_positive
 from avalanche_plugin.experiences import (
     Boundaries,
     expected_experiences,
@@ -51,17 +52,16 @@ class CondensedBuffer(ExemplarsBuffer):
         policy: Policy = "experience",
         seed: int = 0,
     ) -> None:
-        for name, size in (("max_size", max_size), ("samples", samples)):
-            if size is not None and (type(size) is not int or size < 1):
-                raise ConfigError(f"{name} is {size!r}: give a positive whole number")
+        require_positive("max_size", max_size)
+        if samples is not None:
+            require_positive("samples", samples)
         super().__init__(max_size)
         self.samples = 10 * max_size if samples is None else samples
-        self.policy: Policy = policy
         self.seed = seed
-        self._config = (
-            CondenseConfig.preset(preset) if isinstance(preset, str) else preset
+        # The first experience tells the bytes of an image, and with it the budget.
+        self.memory = GeneratorMemory(
+            1, policy=policy, config=preset, seed=seed, device="cpu"
         )
-        self.memory: GeneratorMemory | None = None
         self._boundaries = Boundaries()
         self._with_tasks = False
         self._labels_are_tensors = False
@@ -69,7 +69,7 @@ class CondensedBuffer(ExemplarsBuffer):
     @property
     def nbytes(self) -> int:
         """Bytes stored."""
-        return 0 if self.memory is None else self.memory.nbytes
+        return self.memory.nbytes
 
     def post_adapt(self, agent_state: Any, exp: Any) -> None:
         """Condense an experience, once per task boundary."""
@@ -78,14 +78,9 @@ class CondensedBuffer(ExemplarsBuffer):
             return
         with isolated_randomness(), torch.enable_grad():
             images, labels, task_ids = read_experience(experience.dataset)
-            if self.memory is None:
-                self.memory = GeneratorMemory(
-                    self.max_size * math.prod(images.shape[1:]),
-                    policy=self.policy,
-                    config=self._config,
-                    seed=self.seed,
-                    device=getattr(agent_state, "device", "auto"),
-                )
+            self.memory.to(getattr(agent_state, "device", "auto"))
+            if not self.memory.classes:
+                self.memory.budget = self.max_size * math.prod(images.shape[1:])
             self.memory.observe(
                 images, labels, task_ids, expected=expected_experiences(experience)
             )
@@ -99,7 +94,7 @@ class CondensedBuffer(ExemplarsBuffer):
     @property
     def buffer(self) -> AvalancheDataset:
         """Generated images; drawn again after unpickling."""
-        if self.memory is not None and len(self._buffer) == 0:
+        if self.memory.classes and len(self._buffer) == 0:
             self._buffer = self._draw()
         return self._buffer
 
@@ -122,7 +117,6 @@ class CondensedBuffer(ExemplarsBuffer):
         return {**self.__dict__, "_buffer": AvalancheDataset([])}
 
     def _draw(self) -> AvalancheDataset:
-        assert self.memory is not None
         draw = make_generator(self.seed, "buffer", self.memory.observed)
         images, labels, tasks = (
             v.cpu() for v in self.memory.sample(self.samples, draw, dispersed=True)

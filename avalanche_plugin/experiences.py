@@ -17,6 +17,7 @@ from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from avalanche_plugin.checks import require_image, require_samples
 from avalanche_plugin.pixels import Key
 from condense_core import DataError
 
@@ -80,18 +81,12 @@ def image_shape(dataset: Any) -> tuple[int, int, int]:
     Raises:
         DataError: It is empty, or its samples are no labelled images.
     """
-    if len(dataset) == 0:
-        raise DataError("an experience without samples: skip it")
+    require_samples(len(dataset))
     sample = dataset.eval()[0]
     if not isinstance(sample, list | tuple) or len(sample) < 2:
         raise DataError(NO_LABELS)
     shape = tuple(getattr(sample[0], "shape", ()))
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise DataError(
-            f"samples of shape {shape} are no images: replay by condensation needs "
-            "(C, H, W) with 1 or 3 channels; end the evaluation transforms with "
-            "ToTensor, and flatten inside the model"
-        )
+    require_image(shape)
     return shape
 
 
@@ -144,8 +139,7 @@ def read_experience(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
             f"the samples of an experience cannot be read as images ({line:.160}): end "
             "the evaluation transforms with ToTensor and one size for all"
         ) from error
-    if not columns[0]:
-        raise DataError("an experience without samples: skip it")
+    require_samples(len(columns[0]))
     images, labels, tasks = (torch.cat(column) for column in columns)
     return images, labels, torch.as_tensor(tasks)
 

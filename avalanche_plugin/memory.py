@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from avalanche_plugin.balance import balanced_labels
+from avalanche_plugin.checks import require_positive
 from avalanche_plugin.pixels import Key, LabelledImages, labelled_images
 from avalanche_plugin.recondense import own_images, with_old_classes
 from avalanche_plugin.sizes import bytes_per_generator, config_within
@@ -48,11 +49,11 @@ class GeneratorMemory:
       the new images and its own images of the old classes.
 
     Args:
-        budget: Bytes.
+        budget: Bytes. It may be set to another number while the memory is empty.
         policy: ``experience`` or ``shared``.
         replay: ``fresh`` draws a new code for every image; ``fixed`` uses the codebook.
-        config: Settings of the condensation; sizes in ``format`` are replaced by those
-            that fit the budget. None is the preset ``replay``.
+        config: Settings of the condensation, or the name of a preset. Sizes in
+            ``format`` are replaced by those that fit the budget.
         seed: Of every draw.
         device: auto, cpu, cuda or cuda:N; where images are condensed and made.
 
@@ -77,14 +78,11 @@ class GeneratorMemory:
         *,
         policy: Policy = "experience",
         replay: Replay = "fresh",
-        config: CondenseConfig | None = None,
+        config: str | CondenseConfig = "replay",
         seed: int = 0,
         device: str | torch.device = "auto",
     ) -> None:
-        if type(budget) is not int or budget < 1:
-            raise ConfigError(
-                f"the memory's budget is {budget!r}: give a whole number of bytes"
-            )
+        require_positive("budget", budget)
         for name, value, choices in (
             ("policy", policy, ("experience", "shared")),
             ("replay", replay, ("fresh", "fixed")),
@@ -96,7 +94,9 @@ class GeneratorMemory:
         self.budget = budget
         self.policy: Policy = policy
         self.replay: Replay = replay
-        self.config = CondenseConfig.preset("replay") if config is None else config
+        self.config = (
+            CondenseConfig.preset(config) if isinstance(config, str) else config
+        )
         self.seed = seed
         self.device = device
         self.slots: list[Slot] = []

@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from avalanche_plugin.checks import require_image, require_samples
 from condense_core import DataError, ImageData
 from condense_core.data import to_bytes
 
@@ -85,14 +86,8 @@ def labelled_images(
     Raises:
         DataError: It is empty, holds no images, has no labels, or holds NaN.
     """
-    if images_NCHW.ndim != 4 or images_NCHW.shape[1] not in (1, 3):
-        raise DataError(
-            f"samples of shape {tuple(images_NCHW.shape[1:])} are no images: replay by "
-            "condensation needs (C, H, W) with 1 or 3 channels; flatten inside the "
-            "model instead of in a transform"
-        )
-    if len(images_NCHW) == 0:
-        raise DataError("an experience without samples: skip it")
+    require_image(tuple(images_NCHW.shape[1:]))
+    require_samples(len(images_NCHW))
     for name, given in (("labels", labels_N), ("task labels", tasks_N)):
         if given.shape != (len(images_NCHW),) or given.is_floating_point():
             raise DataError(

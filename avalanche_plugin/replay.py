@@ -15,6 +15,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.logging import TextLogger
 from torch import Tensor
 
+from avalanche_plugin.checks import require_positive
 from avalanche_plugin.detail import lend_detail, matching_sigma
 from avalanche_plugin.experiences import (
     Boundaries,
@@ -28,7 +29,7 @@ from avalanche_plugin.experiences import (
 from avalanche_plugin.memory import GeneratorMemory, Policy, Replay
 from avalanche_plugin.protocol import ReplayMemory
 from condense_core import CondenseConfig
-from condense_core.errors import ArtefactError, ConfigError
+from condense_core.errors import ArtefactError
 from condense_core.seeding import make_generator
 
 _LOG = logging.getLogger("avalanche_plugin")
@@ -96,14 +97,14 @@ class GenerativeReplayPlugin(
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, size in (
-            ("mem_size", mem_size),
+        require_positive("mem_size", mem_size)
+        for name, given in (
             ("batch_size_mem", batch_size_mem),
             ("mem_bytes", mem_bytes),
             ("expected_experiences", expected_experiences),
         ):
-            if size is not None and (type(size) is not int or size < 1):
-                raise ConfigError(f"{name} is {size!r}: give a positive whole number")
+            if given is not None:
+                require_positive(name, given)
         self.mem_size = mem_size
         self.batch_size_mem = batch_size_mem
         self.mem_bytes = mem_bytes
@@ -111,16 +112,18 @@ class GenerativeReplayPlugin(
         self.expected_experiences = expected_experiences
         self.device = device
         self.seed = seed
-        self._config = (
-            CondenseConfig.preset(preset) if isinstance(preset, str) else preset
-        )
-        # The bytes of mem_size images are known with the first experience only; until
-        # then a memory of any size checks the other arguments.
-        self._policy, self._replay = policy, replay
-        self._given = memory is not None
-        self.memory: ReplayMemory = (
-            self._build_memory(1, "cpu") if memory is None else memory
-        )
+        self._sets_budget = memory is None
+        if memory is None:
+            # The first experience tells the bytes of an image, and with it the budget.
+            memory = GeneratorMemory(
+                1,
+                policy=policy,
+                replay=replay,
+                config=preset,
+                seed=seed,
+                device="cpu",
+            )
+        self.memory = memory
         self._checked = False  # whether an experience's first slice was seen and fits
         self._iterations = 0
         self._sigma: float | None = None  # of detail; None until a minibatch is seen
@@ -155,15 +158,12 @@ class GenerativeReplayPlugin(
         with isolated_randomness():
             shape = image_shape(experience.dataset)
             keys = class_keys(experience.dataset)
-        if not self._given:
-            device = self.device or strategy.device
-            if memory.classes:
-                memory.to(device)  # it may come from `load_state_dict`
-            else:
-                budget = self.mem_bytes or self.mem_size * math.prod(shape)
-                memory = self._build_memory(budget, device)
+        if self._sets_budget:
+            memory.to(self.device or strategy.device)
+            if not memory.classes:
+                memory.budget = self.mem_bytes or self.mem_size * math.prod(shape)
         memory.require(shape, keys, expected=self._expected(experience))
-        self.memory, self._checked = memory, True
+        self._checked = True
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         """Join generated images of the classes seen so far to the minibatch."""
@@ -240,16 +240,6 @@ class GenerativeReplayPlugin(
 
     def _expected(self, experience: Any) -> int | None:
         return self.expected_experiences or expected_experiences(experience)
-
-    def _build_memory(self, budget: int, device: str | torch.device) -> GeneratorMemory:
-        return GeneratorMemory(
-            budget,
-            policy=self._policy,
-            replay=self._replay,
-            config=self._config,
-            seed=self.seed,
-            device=device,
-        )
 
 
 CondensedReplayPlugin = GenerativeReplayPlugin

@@ -65,10 +65,13 @@ def config_within(
             ),
         )
     except BudgetError as error:
+        needed = f"{error.minimum} bytes for each experience"
+        if limit:
+            needed = f"{error.minimum * budget // limit + 1} bytes"
         raise BudgetError(
             f"a memory of {budget} bytes leaves {limit} for a generator, and the "
             f"smallest of {len(keys)} classes of {'x'.join(map(str, image_shape))} "
-            f"images has {error.minimum}: give the memory at least "
-            f"{error.minimum * budget // limit + 1} bytes{alternative}",
+            f"images has {error.minimum}: give the memory at least {needed}"
+            f"{alternative}",
             minimum=error.minimum,
         ) from error

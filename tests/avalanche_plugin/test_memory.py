@@ -250,6 +250,12 @@ def test_a_budget_too_small_says_how_much_is_needed(digits, instant):
     assert not memory.slots, "nothing was stored by the failed call"
 
 
+def test_fewer_bytes_than_experiences_are_too_few():
+    memory = GeneratorMemory(3, device="cpu")
+    with pytest.raises(BudgetError, match="bytes for each experience, or share one"):
+        memory.require((1, 16, 16), ((0, 0), (1, 0)), expected=5)
+
+
 def test_what_images_miss_is_in_the_units_of_the_images(digits, quick):
     images, labels, tasks = experience(digits, 0)
     missed = []

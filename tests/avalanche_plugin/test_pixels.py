@@ -36,9 +36,9 @@ def test_labels_become_places_and_keys_keep_the_originals():
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (torch.rand(4, 64), torch.arange(4), "no images"),
-        (torch.rand(4, 2, 8, 8), torch.arange(4), "no images"),
-        (torch.rand(0, 1, 8, 8), torch.arange(0), "without samples"),
+        (torch.rand(4, 64), torch.arange(4), "not images"),
+        (torch.rand(4, 2, 8, 8), torch.arange(4), "not images"),
+        (torch.rand(0, 1, 8, 8), torch.arange(0), "no samples"),
         (torch.rand(4, 1, 8, 8), torch.arange(3), "labels of shape"),
         (torch.rand(4, 1, 8, 8), torch.rand(4), "whole number"),
         (torch.full((4, 1, 8, 8), torch.nan), torch.arange(4), "NaN"),

@@ -441,6 +441,7 @@ def test_bad_sizes_are_refused():
     for options in (
         {"mem_size": 0},
         {"mem_size": 2.5},
+        {"mem_size": None},
         {"mem_bytes": -1},
         {"batch_size_mem": 0},
         {"expected_experiences": 0},
@@ -457,7 +458,7 @@ def test_vectors_are_refused(pairs, instant):
     train, _ = pairs
     flat = type(train)(train.tensors[0].flatten(1), train.tensors[1])
     stream = nc_benchmark(flat, flat, n_experiences=5, task_labels=False).train_stream
-    with pytest.raises(DataError, match="no images"):
+    with pytest.raises(DataError, match="not images"):
         strategy([replay(instant)]).train(stream[0])
 
 
