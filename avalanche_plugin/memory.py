@@ -31,7 +31,6 @@ from condense_core.errors import ArtefactError, ConfigError
 from condense_core.seeding import derive_seed, make_generator
 
 Policy = Literal["experience", "shared"]
-Replay = Literal["fresh", "fixed"]
 STATE_VERSION = 1
 IMAGES_AGAIN = 6000  # of each class, when a generator is condensed again
 
@@ -51,7 +50,6 @@ class GeneratorMemory:
     Args:
         budget: Bytes. It may be set to another number while the memory is empty.
         policy: ``experience`` or ``shared``.
-        replay: ``fresh`` draws a new code for every image; ``fixed`` uses the codebook.
         config: Settings of the condensation, or the name of a preset. Sizes in
             ``format`` are replaced by those that fit the budget.
         seed: Of every draw.
@@ -77,23 +75,15 @@ class GeneratorMemory:
         budget: int,
         *,
         policy: Policy = "experience",
-        replay: Replay = "fresh",
         config: str | CondenseConfig = "replay",
         seed: int = 0,
         device: str | torch.device = "auto",
     ) -> None:
         require_positive("budget", budget)
-        for name, value, choices in (
-            ("policy", policy, ("experience", "shared")),
-            ("replay", replay, ("fresh", "fixed")),
-        ):
-            if value not in choices:
-                raise ConfigError(
-                    f"{name} is {value!r}: choose from {', '.join(choices)}"
-                )
+        if policy not in ("experience", "shared"):
+            raise ConfigError(f"policy is {policy!r}: choose from experience, shared")
         self.budget = budget
         self.policy: Policy = policy
-        self.replay: Replay = replay
         self.config = (
             CondenseConfig.preset(config) if isinstance(config, str) else config
         )
@@ -221,13 +211,7 @@ class GeneratorMemory:
             raise DataError("the memory is empty: observe an experience first")
         wanted = balanced_labels([slot.keys for slot in self.slots], count, generator)
         parts = [
-            slot.draw(
-                condensed,
-                labels_of_slot,
-                fresh=self.replay == "fresh",
-                dispersed=dispersed,
-                rng=generator,
-            )
+            slot.draw(condensed, labels_of_slot, dispersed=dispersed, rng=generator)
             for slot, condensed, labels_of_slot in zip(
                 self.slots, self._unpacked(), wanted, strict=True
             )

@@ -26,7 +26,7 @@ from avalanche_plugin.experiences import (
     read_experience,
     warn_of_other_replay,
 )
-from avalanche_plugin.memory import GeneratorMemory, Policy, Replay
+from avalanche_plugin.memory import GeneratorMemory, Policy
 from avalanche_plugin.protocol import ReplayMemory
 from condense_core import CondenseConfig
 from condense_core.errors import ArtefactError
@@ -62,7 +62,6 @@ class GenerativeReplayPlugin(
         the sizes of the generator are chosen to fit the budget.
     :param policy: ``experience``, one generator for each experience, or ``shared``, one
         generator that is condensed again at every experience.
-    :param replay: ``fresh``, a new code for every image, or ``fixed``, the codebook's.
     :param detail: whether generated images get the fine detail that their generators
         miss from the new images of the same minibatch, see `avalanche_plugin.detail`.
         None is yes for images of three channels: it helps photographs a lot, and harms
@@ -89,7 +88,6 @@ class GenerativeReplayPlugin(
         mem_bytes: int | None = None,
         preset: str | CondenseConfig = "replay",
         policy: Policy = "experience",
-        replay: Replay = "fresh",
         detail: bool | None = None,
         expected_experiences: int | None = None,
         memory: ReplayMemory | None = None,
@@ -118,7 +116,6 @@ class GenerativeReplayPlugin(
             memory = GeneratorMemory(
                 1,
                 policy=policy,
-                replay=replay,
                 config=preset,
                 seed=seed,
                 device="cpu",

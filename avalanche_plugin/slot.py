@@ -70,16 +70,14 @@ class Slot:
         condensed: CondensedDataset,
         labels: list[int],
         *,
-        fresh: bool,
         dispersed: bool,
         rng: torch.Generator,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Images of given classes, in a random order.
+        """Images of given classes, each from a new code, in a random order.
 
         Args:
             condensed: The artefact, unpacked.
             labels: Of the artefact, one for each image.
-            fresh: Whether to draw new codes rather than those of the codebook.
             dispersed: Whether noise makes up for what the generator misses.
             rng: On the CPU; the only source of randomness.
 
@@ -89,7 +87,7 @@ class Slot:
         pixels, drawn = condensed.sample(
             len(labels),
             classes=labels,
-            fresh=fresh,
+            fresh=True,
             dispersed=dispersed,
             generator=rng,
         )

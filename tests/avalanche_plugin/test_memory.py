@@ -83,9 +83,8 @@ def test_images_are_of_their_class(digits, quick, policy, least):
     assert (nearest == targets).float().mean() > least
 
 
-@pytest.mark.parametrize("replay", ["fresh", "fixed"])
-def test_samples_are_balanced_seen_and_reproducible(digits, instant, replay):
-    memory = observed(digits, instant, replay=replay)
+def test_samples_are_balanced_seen_and_reproducible(digits, instant):
+    memory = observed(digits, instant)
     images, labels, tasks = memory.sample(20, draw())
     assert images.shape == (20, 1, 16, 16)
     assert not images.requires_grad
@@ -105,14 +104,6 @@ def test_fewer_samples_than_classes_reach_every_class_in_time(digits, instant):
     generator = draw()
     seen = {memory.sample(1, generator)[1].item() for _ in range(100)}
     assert seen == set(range(6))
-
-
-def test_fixed_samples_come_from_the_codebook(digits, instant):
-    memory = observed(digits, instant, count=1, replay="fixed")
-    fixed, _ = memory.slots[0].unpack("cpu").images()
-    known = memory.slots[0].values.from_pixels(fixed)
-    images, *_ = memory.sample(50, draw())
-    assert all((image == known).flatten(1).all(dim=1).any() for image in images)
 
 
 def test_a_class_that_comes_again_is_one_class(digits, instant):
@@ -234,8 +225,6 @@ def test_bad_arguments_say_what_and_why():
             GeneratorMemory(budget)
     with pytest.raises(ConfigError, match="experience, shared"):
         GeneratorMemory(1, policy="both")
-    with pytest.raises(ConfigError, match="fresh, fixed"):
-        GeneratorMemory(1, replay="old")
     with pytest.raises(DataError, match="empty"):
         GeneratorMemory(1).sample(1, draw())
 
