@@ -1,9 +1,9 @@
-"""A replay memory that keeps generators instead of images. Knows no framework.
+"""A replay memory that keeps generators instead of images, for any framework.
 
 `GeneratorMemory` sees the images of one experience at a time (`observe`), condenses
 them with `condense_core` and draws images of every class seen so far (`sample`). An
-adapter for a continual-learning framework needs no more than these two calls, `nbytes`
-and the state dict: see `avalanche_plugin.replay`.
+adapter for a continual-learning framework needs only these two calls, `nbytes` and the
+state dict: see `avalanche_plugin.replay`.
 
 Shape legend: N images, Y classes of one generator, C H W image.
 """
@@ -32,28 +32,28 @@ from condense_core.seeding import derive_seed, make_generator
 
 Policy = Literal["experience", "shared"]
 STATE_VERSION = 1
-IMAGES_AGAIN = 6000  # of each class, when a generator is condensed again
+IMAGES_AGAIN = 6000  # per class, to condense a generator again
 
 
 class GeneratorMemory:
     """Condensed experiences within a fixed number of bytes.
 
-    Two policies, both bounded after every `observe`:
+    There are two policies, and both stay within the budget after every `observe`:
 
-    - ``experience``: one generator for each experience, each within an equal share of
-      the budget. The share is the budget over the number of experiences to expect. If
-      that is unknown or exceeded, it is halved each time it runs out, and the
-      generators there are condensed again, from their own images, into half the bytes.
-    - ``shared``: one generator for all classes, condensed again at each experience from
-      the new images and its own images of the old classes.
+    - ``experience``: one generator per experience. Each gets the budget divided by the
+      expected number of experiences. If that number is unknown or exceeded, the bytes
+      per generator are halved whenever no room is left, and the stored generators are
+      condensed again, from their own images, into half the bytes.
+    - ``shared``: one generator for all classes. It is condensed again at each
+      experience, from the new images and its own images of the old classes.
 
     Args:
         budget: Bytes. It may be set to another number while the memory is empty.
         policy: ``experience`` or ``shared``.
         config: Settings of the condensation, or the name of a preset. Sizes in
             ``format`` are replaced by those that fit the budget.
-        seed: Of every draw.
-        device: auto, cpu, cuda or cuda:N; where images are condensed and made.
+        seed: Seed of everything random.
+        device: auto, cpu, cuda or cuda:N: where images are condensed and generated.
 
     Raises:
         ConfigError: An argument is out of range.
@@ -91,8 +91,8 @@ class GeneratorMemory:
         self.device = device
         self.slots: list[Slot] = []
         self.observed = 0
-        self._bytes_each = 0  # that a generator may take; 0 before the first
-        self._decoded: list[CondensedDataset] = []  # working copies, never stored
+        self._bytes_each = 0  # a generator may take; 0 before the first
+        self._copies: list[CondensedDataset] = []  # unpacked copies, not stored
 
     @property
     def nbytes(self) -> int:
@@ -101,17 +101,17 @@ class GeneratorMemory:
 
     @property
     def classes(self) -> tuple[Key, ...]:
-        """(label, task) of every class seen so far, in the order they came."""
+        """(label, task) of every class seen so far, oldest first."""
         return tuple(dict.fromkeys(key for slot in self.slots for key in slot.keys))
 
     @property
     def missed_energy(self) -> float:
-        """Mean square of what its images miss of real ones, in model-input units.
+        """Mean square of what generated images lack, in model-input units.
 
-        Over all generators alike; 0 for an empty memory.
+        The mean over all generators; 0 for an empty memory.
         """
         pairs = zip(self.slots, self._unpacked(), strict=True)
-        energies = [slot.missed_energy(generator) for slot, generator in pairs]
+        energies = [slot.missed_energy(condensed) for slot, condensed in pairs]
         return sum(energies) / max(1, len(energies))
 
     def require(
@@ -121,7 +121,7 @@ class GeneratorMemory:
         *,
         expected: int | None = None,
     ) -> None:
-        """Check that the next experience will fit, before anything is trained.
+        """Check that the next experience fits, before anything is trained.
 
         Args:
             image_shape: (C, H, W) of its images.
@@ -129,7 +129,7 @@ class GeneratorMemory:
             expected: As for `observe`.
 
         Raises:
-            BudgetError: The budget is too small; says the minimum.
+            BudgetError: The budget is too small; the message gives the minimum.
         """
         if self.policy == "shared":
             keys = tuple(dict.fromkeys([*self.classes, *keys]))
@@ -141,9 +141,9 @@ class GeneratorMemory:
                     self._config_within(limit, image_shape, slot.keys)
 
     def to(self, device: str | torch.device) -> None:
-        """Condense and make images there from now on."""
+        """Condense and generate images on ``device`` from now on."""
         if str(device) != str(self.device):
-            self.device, self._decoded = device, []
+            self.device, self._copies = device, []
 
     def observe(
         self,
@@ -162,11 +162,11 @@ class GeneratorMemory:
             expected: Number of experiences the whole stream has, if known.
 
         Returns:
-            One line: what was condensed into what.
+            One line that says what was condensed into how many bytes.
 
         Raises:
-            DataError: The images cannot be condensed; says why.
-            BudgetError: The budget is too small; says the minimum.
+            DataError: The images cannot be condensed; the message says why.
+            BudgetError: The budget is too small; the message gives the minimum.
         """
         started = time.monotonic()
         new = labelled_images(images, labels, tasks)
@@ -178,7 +178,7 @@ class GeneratorMemory:
             (slot,), (condensed,) = self.slots, self._unpacked()
             new = with_old_classes(new, slot, condensed, rng=self._rng(0))
         slot = self._condense(new, limit)
-        self.slots, self._decoded = [*kept, slot], []
+        self.slots, self._copies = [*kept, slot], []
         self._bytes_each = limit
         self.observed += 1
         codes = self._unpacked()[-1].images_per_class
@@ -190,28 +190,28 @@ class GeneratorMemory:
 
     @torch.no_grad()
     def sample(
-        self, count: int, generator: torch.Generator, *, dispersed: bool = False
+        self, count: int, rng: torch.Generator, *, dispersed: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw images, balanced over the classes seen so far.
 
         Args:
             count: Number of images, at least 1.
-            generator: On the CPU; the only source of randomness.
-            dispersed: Whether noise makes up for what the generators miss, for a
-                network that sees generated images alone.
+            rng: On the CPU; the only source of randomness.
+            dispersed: Whether to add noise in place of what the generators miss, for
+                a network that sees generated images only.
 
         Returns:
             Images (count, C, H, W) in model-input space, labels and tasks, on the
             memory's device.
 
         Raises:
-            DataError: Nothing was observed yet.
+            DataError: Nothing has been observed yet.
         """
         if not self.slots:
             raise DataError("the memory is empty: observe an experience first")
-        wanted = balanced_labels([slot.keys for slot in self.slots], count, generator)
+        wanted = balanced_labels([slot.keys for slot in self.slots], count, rng)
         parts = [
-            slot.draw(condensed, labels_of_slot, dispersed=dispersed, rng=generator)
+            slot.draw(condensed, labels_of_slot, dispersed=dispersed, rng=rng)
             for slot, condensed, labels_of_slot in zip(
                 self.slots, self._unpacked(), wanted, strict=True
             )
@@ -232,7 +232,7 @@ class GeneratorMemory:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`.
+        """Continue from the result of `state_dict`.
 
         Raises:
             ArtefactError: The state is of another version or damaged.
@@ -248,17 +248,17 @@ class GeneratorMemory:
                 f"the memory state has no {sorted(missing)[0]!r}: load another state"
             )
         slots = [Slot.from_state(stored) for stored in state["slots"]]
-        self._decoded = [slot.unpack(self.device) for slot in slots]
+        self._copies = [slot.unpack(self.device) for slot in slots]
         self.slots = slots
         self.budget, self.policy = state["budget"], state["policy"]
         self.observed, self._bytes_each = state["observed"], state["share"]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the stored bytes only, not the working copies."""
-        return {**self.__dict__, "_decoded": []}
+        """Pickle only what is stored, not the unpacked copies."""
+        return {**self.__dict__, "_copies": []}
 
     def _limit(self, generators: int, expected: int | None) -> int:
-        """Bytes that each generator may take when there are so many of them."""
+        """Bytes that each of so many generators may take."""
         if self.policy == "shared":
             return self.budget
         return bytes_per_generator(
@@ -283,7 +283,7 @@ class GeneratorMemory:
         return self._condense(own, limit)
 
     def _rng(self, index: int) -> torch.Generator:
-        """For the images that a generator is condensed again from."""
+        """For drawing the images that a generator is condensed again from."""
         return make_generator(self.seed, "own-images", self.observed, index)
 
     def _condense(self, images: LabelledImages, limit: int) -> Slot:
@@ -307,7 +307,7 @@ class GeneratorMemory:
         )
 
     def _unpacked(self) -> list[CondensedDataset]:
-        """Working copies of the stored generators."""
-        if not self._decoded:
-            self._decoded = [slot.unpack(self.device) for slot in self.slots]
-        return self._decoded
+        """The stored generators, unpacked."""
+        if not self._copies:
+            self._copies = [slot.unpack(self.device) for slot in self.slots]
+        return self._copies

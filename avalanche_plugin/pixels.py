@@ -19,11 +19,11 @@ Key = tuple[int, int]  # (label, task): with several heads a label alone is ambi
 
 @dataclass(frozen=True, slots=True)
 class ValueRange:
-    """The interval that pixels of [0, 1] stand for in model-input space.
+    """The interval of model-input values that pixels in [0, 1] stand for.
 
     Attributes:
-        low: For each channel the smallest value.
-        high: The largest.
+        low: Smallest value of each channel.
+        high: Largest value of each channel.
     """
 
     low: tuple[float, ...]
@@ -37,7 +37,7 @@ class ValueRange:
         return cls(tuple(low), tuple(high))
 
     def union(self, other: "ValueRange") -> "ValueRange":
-        """The smallest range that holds both."""
+        """The smallest range that contains both."""
         return ValueRange(
             tuple(map(min, self.low, other.low)),
             tuple(map(max, self.high, other.high)),
@@ -84,7 +84,8 @@ def labelled_images(
     """An experience in model-input space as pixels, with its keys and value range.
 
     Raises:
-        DataError: It is empty, holds no images, has no labels, or holds NaN.
+        DataError: It is empty, its samples are not images, labels are missing, or
+            pixels are not finite.
     """
     require_image(tuple(images_NCHW.shape[1:]))
     require_samples(len(images_NCHW))
@@ -92,11 +93,11 @@ def labelled_images(
         if given.shape != (len(images_NCHW),) or given.is_floating_point():
             raise DataError(
                 f"{name} of shape {tuple(given.shape)} and type {given.dtype} do not "
-                f"fit {len(images_NCHW)} images: give one whole number for each"
+                f"fit {len(images_NCHW)} images: give one integer per image"
             )
     images_NCHW = images_NCHW.float()
     if not torch.isfinite(images_NCHW).all():
-        raise DataError("an experience holds NaN or infinite pixels: clean it first")
+        raise DataError("an experience has NaN or infinite pixels: clean it first")
     columns = [given.to(images_NCHW.device) for given in (labels_N, tasks_N)]
     pairs_N2 = torch.stack(columns, dim=1).long()
     keys_Y2, index_N = torch.unique(pairs_N2, dim=0, return_inverse=True)
@@ -112,5 +113,5 @@ def labelled_images(
 
 
 def class_names(keys: Sequence[Key]) -> tuple[str, ...]:
-    """Names for the artefact: "label/task"."""
+    """Class names of the artefact: "label/task"."""
     return tuple(f"{label}/{task}" for label, task in keys)

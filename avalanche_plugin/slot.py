@@ -1,4 +1,4 @@
-"""One stored generator: compressed bytes, and what its labels and values mean.
+"""One stored generator: its bytes, and what its labels and pixel values stand for.
 
 Shape legend: N images, Y classes, C H W image.
 """
@@ -20,7 +20,7 @@ class Slot:
     """One stored generator.
 
     Attributes:
-        packed: The packed artefact: the bytes that are really kept.
+        packed: The packed artefact, as it is stored.
         keys: (label, task) of its classes, in the order of its labels.
         values: Range of its images in model-input space.
     """
@@ -33,7 +33,7 @@ class Slot:
     def pack(
         cls, condensed: CondensedDataset, keys: tuple[Key, ...], values: ValueRange
     ) -> Self:
-        """Keep the smallest form of an artefact."""
+        """The slot of an artefact, in its smallest form."""
         return cls(pack(condensed), keys, values)
 
     def unpack(self, device: str | torch.device) -> CondensedDataset:
@@ -51,17 +51,17 @@ class Slot:
         return condensed
 
     def missed_energy(self, condensed: CondensedDataset) -> float:
-        """Mean square of what the images miss, in model-input units; 0 if not known.
+        """Mean square of what the images lack, in model-input units; 0 if unknown.
 
-        Of the dispersion that was measured when the generator was trained: see
-        `condense_core.synthesiser.GeneratorSynthesiser.observe`.
+        Computed from the dispersion that was measured when the generator was trained:
+        see `condense_core.synthesiser.GeneratorSynthesiser.observe`.
         """
-        phi_Y = condensed.tensors.get("dispersion")
-        if phi_Y is None:
+        dispersion_Y = condensed.tensors.get("dispersion")
+        if dispersion_Y is None:
             return 0.0
         images, labels = condensed.images()
-        phi_N = phi_Y.to(images).clamp_min(0.0)[labels]
-        variance = phi_N.view(-1, 1, 1, 1) * images * (1.0 - images)
+        dispersion_N = dispersion_Y.to(images).clamp_min(0.0)[labels]
+        variance = dispersion_N.view(-1, 1, 1, 1) * images * (1.0 - images)
         _, span = self.values.affine(images.device)
         return float((variance * span.square()).mean())
 
@@ -78,7 +78,7 @@ class Slot:
         Args:
             condensed: The artefact, unpacked.
             labels: Of the artefact, one for each image.
-            dispersed: Whether noise makes up for what the generator misses.
+            dispersed: Whether to add noise in place of what the generator misses.
             rng: On the CPU; the only source of randomness.
 
         Returns:
@@ -97,11 +97,11 @@ class Slot:
 
     @property
     def nbytes(self) -> int:
-        """Bytes stored: the artefact, two integers a class, two floats a channel."""
+        """Bytes stored: the artefact, its labels and tasks, and its value range."""
         return len(self.packed) + side_bytes(len(self.keys), len(self.values.low))
 
     def state_dict(self) -> dict[str, Any]:
-        """As tensors."""
+        """The slot as tensors."""
         return {
             "artefact": torch.frombuffer(bytearray(self.packed), dtype=torch.uint8),
             "keys": torch.tensor(self.keys, dtype=torch.int64),
@@ -110,10 +110,10 @@ class Slot:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Self:
-        """From `state_dict`.
+        """A slot from the result of `state_dict`.
 
         Raises:
-            ArtefactError: An entry is missing or of another kind.
+            ArtefactError: An entry is missing or of the wrong type.
         """
         try:
             low, high = state["range"].tolist()

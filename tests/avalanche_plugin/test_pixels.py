@@ -40,7 +40,7 @@ def test_labels_become_places_and_keys_keep_the_originals():
         (torch.rand(4, 2, 8, 8), torch.arange(4), "not images"),
         (torch.rand(0, 1, 8, 8), torch.arange(0), "no samples"),
         (torch.rand(4, 1, 8, 8), torch.arange(3), "labels of shape"),
-        (torch.rand(4, 1, 8, 8), torch.rand(4), "whole number"),
+        (torch.rand(4, 1, 8, 8), torch.rand(4), "one integer per image"),
         (torch.full((4, 1, 8, 8), torch.nan), torch.arange(4), "NaN"),
     ],
 )
