@@ -1,7 +1,7 @@
-"""Generative replay for Avalanche: a generator is remembered instead of images.
+"""Generative replay for Avalanche: it stores generators instead of images.
 
-The names are loaded on first use, so that `avalanche_plugin.memory`, which knows
-nothing of Avalanche, can serve other frameworks without it.
+Names are loaded on first use, so that `avalanche_plugin.memory`, which does not need
+Avalanche, can be used with other frameworks without it.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""A storage policy for users who keep ``ReplayPlugin``, ``ER_ACE`` or ``GDumb``.
+"""A storage policy for ``ReplayPlugin``, ``ER_ACE`` or ``GDumb``.
 
 Shape legend: N images, C H W image.
 """
@@ -12,6 +12,7 @@ from avalanche.training.storage_policy import ExemplarsBuffer
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from avalanche_plugin.checks import require_positive
 from avalanche_plugin.experiences import (
     Boundaries,
     expected_experiences,
@@ -25,21 +26,25 @@ from condense_core.seeding import make_generator
 
 
 class CondensedBuffer(ExemplarsBuffer):
-    """Exemplars generated from condensed experiences.
+    """Generated exemplars: a storage policy that keeps condensed experiences.
 
     ::
 
         ReplayPlugin(mem_size=200, storage_policy=CondensedBuffer(200))
 
-    The bytes of ``max_size`` images hold generators, and ``buffer`` shows ``samples``
-    images drawn from them, anew after every experience. The images are working memory:
-    a pickled buffer holds the generators alone.
+    Generators take at most the bytes of ``max_size`` images, and ``buffer`` holds
+    ``samples`` images drawn from them, drawn again after every experience. These images
+    are working memory: a pickled buffer holds only the generators.
 
-    :param max_size: memory in exemplars; its bytes are the budget.
-    :param samples: images in ``buffer``; None is ten times ``max_size``.
-    :param preset: settings of the condensation, a preset's name or a configuration.
+    :param max_size: memory in exemplars; their bytes are the budget.
+    :param samples: images in ``buffer``; None (default) is ten times ``max_size``.
+    :param preset: settings of the condensation: the name of a preset or a
+        `CondenseConfig`.
     :param policy: see `GeneratorMemory`.
-    :param seed: of every draw.
+    :param seed: seed of everything random.
+
+    Raises ``ConfigError`` for a size that is not a positive whole number, or an unknown
+    preset or policy.
     """
 
     def __init__(
@@ -51,17 +56,16 @@ class CondensedBuffer(ExemplarsBuffer):
         policy: Policy = "experience",
         seed: int = 0,
     ) -> None:
-        for name, size in (("max_size", max_size), ("samples", samples)):
-            if size is not None and (type(size) is not int or size < 1):
-                raise ConfigError(f"{name} is {size!r}: give a positive whole number")
+        require_positive("max_size", max_size)
+        if samples is not None:
+            require_positive("samples", samples)
         super().__init__(max_size)
         self.samples = 10 * max_size if samples is None else samples
-        self.policy: Policy = policy
         self.seed = seed
-        self._config = (
-            CondenseConfig.preset(preset) if isinstance(preset, str) else preset
+        # The first experience tells the bytes of an image, and so the budget.
+        self.memory = GeneratorMemory(
+            1, policy=policy, config=preset, seed=seed, device="cpu"
         )
-        self.memory: GeneratorMemory | None = None
         self._boundaries = Boundaries()
         self._with_tasks = False
         self._labels_are_tensors = False
@@ -69,7 +73,7 @@ class CondensedBuffer(ExemplarsBuffer):
     @property
     def nbytes(self) -> int:
         """Bytes stored."""
-        return 0 if self.memory is None else self.memory.nbytes
+        return self.memory.nbytes
 
     def post_adapt(self, agent_state: Any, exp: Any) -> None:
         """Condense an experience, once per task boundary."""
@@ -78,19 +82,14 @@ class CondensedBuffer(ExemplarsBuffer):
             return
         with isolated_randomness(), torch.enable_grad():
             images, labels, task_ids = read_experience(experience.dataset)
-            if self.memory is None:
-                self.memory = GeneratorMemory(
-                    self.max_size * math.prod(images.shape[1:]),
-                    policy=self.policy,
-                    config=self._config,
-                    seed=self.seed,
-                    device=getattr(agent_state, "device", "auto"),
-                )
+            self.memory.to(getattr(agent_state, "device", "auto"))
+            if not self.memory.classes:
+                self.memory.budget = self.max_size * math.prod(images.shape[1:])
             self.memory.observe(
                 images, labels, task_ids, expected=expected_experiences(experience)
             )
-            # The samples of memory and stream are collated together: same number of
-            # elements, same types.
+            # Samples of the buffer and of the stream are collated together: they need
+            # the same number of elements and the same types.
             _, label, *tasks = experience.dataset.eval()[0]
         self._with_tasks = bool(tasks)
         self._labels_are_tensors = isinstance(label, Tensor)
@@ -99,7 +98,7 @@ class CondensedBuffer(ExemplarsBuffer):
     @property
     def buffer(self) -> AvalancheDataset:
         """Generated images; drawn again after unpickling."""
-        if self.memory is not None and len(self._buffer) == 0:
+        if self.memory.classes and len(self._buffer) == 0:
             self._buffer = self._draw()
         return self._buffer
 
@@ -108,24 +107,23 @@ class CondensedBuffer(ExemplarsBuffer):
         self._buffer = new_buffer
 
     def resize(self, strategy: Any, new_size: int) -> None:
-        """Not supported: a generator's bytes are shared out as it is condensed.
+        """Not supported: the size of a generator is fixed when it is condensed.
 
         :raises ConfigError: always.
         """
         raise ConfigError(
             f"a CondensedBuffer of {self.max_size} exemplars cannot be resized to "
-            f"{new_size}: make it of the final size"
+            f"{new_size}: build it with the final size"
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Generators only: the images can be drawn again."""
+        """Pickle only the generators: the images can be drawn again."""
         return {**self.__dict__, "_buffer": AvalancheDataset([])}
 
     def _draw(self) -> AvalancheDataset:
-        assert self.memory is not None
-        draw = make_generator(self.seed, "buffer", self.memory.observed)
+        rng = make_generator(self.seed, "buffer", self.memory.observed)
         images, labels, tasks = (
-            v.cpu() for v in self.memory.sample(self.samples, draw, dispersed=True)
+            v.cpu() for v in self.memory.sample(self.samples, rng, dispersed=True)
         )
         attributes = [DataAttribute(labels.tolist(), "targets")]
         if self._with_tasks:
@@ -145,7 +143,7 @@ class CondensedBuffer(ExemplarsBuffer):
 
 
 class _Generated(Dataset[tuple[Tensor, int | Tensor]]):
-    """Images in model-input space with labels of the type the stream has."""
+    """Images in model-input space, with labels of the type that the stream has."""
 
     def __init__(self, images_NCHW: Tensor, targets: list[int] | Tensor) -> None:
         self.images_NCHW = images_NCHW

@@ -1,8 +1,8 @@
-"""What the plugin and the buffer read from Avalanche's experiences, in one place.
+"""What the plugin and the buffer read from Avalanche's experiences.
 
-Avalanche's streams differ in what they offer: samples of two or three elements, with or
-without task labels, whole experiences or online slices of them. Nothing here touches
-the global random state or the training transforms.
+Avalanche's streams differ: samples have two or three elements, with or without task
+labels, and come in whole experiences or online slices of them. Nothing here changes the
+global random state or applies the training transforms.
 """
 
 import random
@@ -17,7 +17,8 @@ from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from avalanche_plugin.slot import Key
+from avalanche_plugin.checks import require_image, require_samples
+from avalanche_plugin.pixels import Key
 from condense_core import DataError
 
 NO_LABELS = "the samples of an experience have no labels: replay needs (x, y)"
@@ -25,20 +26,20 @@ _READ_BATCH = 256
 
 
 class Boundaries:
-    """Tells when an experience is complete, also if it comes in online slices."""
+    """Tells when an experience is complete, even if it comes in online slices."""
 
     def __init__(self) -> None:
         self._slices = 0
 
     def completed(self, experience: Any) -> Any | None:
-        """The experience to condense, or None in the middle of an online one.
+        """The experience to condense, or None if an online one is not complete yet.
 
-        Slices are counted, because the splitter marks none as the last where their size
+        Slices are counted, because the splitter marks none as the last if their size
         divides that of the experience.
 
         Raises:
-            DataError: An online stream without task boundaries: there is no moment at
-                which an experience is complete.
+            DataError: The stream is online and has no task boundaries, so that no
+                experience is ever complete.
         """
         origin = self.origin(experience)
         if origin is experience:
@@ -78,25 +79,19 @@ def image_shape(dataset: Any) -> tuple[int, int, int]:
     """(C, H, W) of a data set's first sample under the evaluation transforms.
 
     Raises:
-        DataError: It is empty, or its samples are no labelled images.
+        DataError: It is empty, or its samples are not labelled images.
     """
-    if len(dataset) == 0:
-        raise DataError("an experience without samples: skip it")
+    require_samples(len(dataset))
     sample = dataset.eval()[0]
     if not isinstance(sample, list | tuple) or len(sample) < 2:
         raise DataError(NO_LABELS)
     shape = tuple(getattr(sample[0], "shape", ()))
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise DataError(
-            f"samples of shape {shape} are no images: replay by condensation needs "
-            "(C, H, W) with 1 or 3 channels; end the evaluation transforms with "
-            "ToTensor, and flatten inside the model"
-        )
+    require_image(shape)
     return shape
 
 
 def class_keys(dataset: Any) -> tuple[Key, ...]:
-    """(label, task) of every class, of the samples where a data set does not list them.
+    """(label, task) of every class, read from the samples if the data set has no list.
 
     Raises:
         DataError: As `read_experience`.
@@ -117,8 +112,8 @@ def read_experience(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
         dataset: An Avalanche data set whose samples are (x, y) or (x, y, task).
 
     Returns:
-        Floats (N, C, H, W) as the model sees them at test time, int64 (N,), int64 (N,)
-        with 0 for samples without a task.
+        Floats (N, C, H, W) as the model sees them at test time; int64 (N,); int64 (N,),
+        0 for samples without a task.
 
     Raises:
         DataError: Samples have no label, or are of different shapes.
@@ -126,7 +121,7 @@ def read_experience(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
     loader = DataLoader(
         dataset.eval(),
         batch_size=_READ_BATCH,
-        # Of its own: a loader draws a seed from the global generator otherwise.
+        # Without one, a loader draws its seed from the global generator.
         generator=torch.Generator().manual_seed(0),
     )
     columns: list[list[Tensor]] = [[], [], []]
@@ -142,19 +137,18 @@ def read_experience(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
         line = " ".join(str(error).split())
         raise DataError(
             f"the samples of an experience cannot be read as images ({line:.160}): end "
-            "the evaluation transforms with ToTensor and one size for all"
+            "the evaluation transforms with ToTensor and resize all to one size"
         ) from error
-    if not columns[0]:
-        raise DataError("an experience without samples: skip it")
+    require_samples(len(columns[0]))
     images, labels, tasks = (torch.cat(column) for column in columns)
     return images, labels, torch.as_tensor(tasks)
 
 
 @contextmanager
 def isolated_randomness() -> Iterator[None]:
-    """Restore every global random state (torch, numpy, random) on the way out."""
+    """Restore every global random state (torch, numpy, random) on exit."""
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    # Only devices that were used have a state to keep, and asking would start them.
+    # Asking for the state of a device that was never used would initialise it.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
         try:
@@ -165,12 +159,12 @@ def isolated_randomness() -> Iterator[None]:
 
 
 def warn_of_other_replay(plugins: list[Any], this: Any) -> None:
-    """Say so once if another plugin replays too: the two would add up."""
+    """Warn once if another plugin replays too."""
     for plugin in plugins:
         if plugin is not this and "replay" in type(plugin).__name__.lower():
             warnings.warn(
                 f"{type(plugin).__name__} and {type(this).__name__} both replay: every "
-                "minibatch will hold the samples of both; remove one of them",
+                "minibatch would hold the samples of both; remove one of them",
                 stacklevel=3,
             )
             return

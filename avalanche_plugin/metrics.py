@@ -6,17 +6,17 @@ from avalanche.evaluation.metric_definitions import GenericPluginMetric, Metric
 
 
 class ReplayBytes(Metric[float]):
-    """Bytes that a strategy and its plugins store for replay: the sum of `nbytes`.
+    """Bytes that a strategy and its plugins store for replay: the sum of ``nbytes``.
 
-    Of each its own ``nbytes``, else that of its ``storage_policy``: `CondensedBuffer`
-    has them, Avalanche's buffers of exemplars do not.
+    For each of them its own ``nbytes``, else that of its ``storage_policy``.
+    Avalanche's exemplar buffers have no ``nbytes`` and count as 0.
     """
 
     def __init__(self) -> None:
         self._total = 0.0
 
     def update(self, strategy: Any) -> None:
-        """Add up what the strategy and every plugin that tell it store."""
+        """Add up the bytes of the strategy and its plugins."""
         self._total = float(sum(map(_stored, [strategy, *strategy.plugins])))
 
     def result(self) -> float:
@@ -24,7 +24,7 @@ class ReplayBytes(Metric[float]):
         return self._total
 
     def reset(self) -> None:
-        """Back to zero."""
+        """Set the sum to zero."""
         self._total = 0.0
 
 
@@ -44,7 +44,7 @@ class _ReplayBytesPlugin(GenericPluginMetric[float, ReplayBytes]):
         )
 
     def after_training_exp(self, strategy: Any) -> Any:
-        """After the replay plugins, which come before the evaluator."""
+        """Runs after the replay plugins, which come before the evaluator."""
         self._metric.update(strategy)
         return super().after_training_exp(strategy)
 

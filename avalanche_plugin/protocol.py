@@ -1,7 +1,7 @@
-"""What a replay plugin needs of a memory: the contract between the two.
+"""The interface between the replay plugin and its memory.
 
-`avalanche_plugin.memory.GeneratorMemory` is one; a memory of your own that has these
-members can be passed to the plugin in its place.
+`avalanche_plugin.memory.GeneratorMemory` implements it. A memory of your own with these
+members can be passed to the plugin instead.
 """
 
 from typing import Any, Protocol
@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from avalanche_plugin.slot import Key
+from avalanche_plugin.pixels import Key
 
 
 class ReplayMemory(Protocol):
-    """What a replay plugin needs of a memory."""
+    """What the replay plugin needs from a memory."""
 
     @property
     def nbytes(self) -> int:
@@ -25,7 +25,7 @@ class ReplayMemory(Protocol):
 
     @property
     def missed_energy(self) -> float:
-        """Mean square of what its images miss of real ones, in model-input units."""
+        """Mean square of what its images lack, in model-input units."""
 
     def observe(
         self,
@@ -35,15 +35,15 @@ class ReplayMemory(Protocol):
         *,
         expected: int | None = None,
     ) -> str:
-        """Take in an experience; returns one line that says what was done."""
+        """Store an experience; returns one line that says what was done."""
 
     def sample(
-        self, count: int, generator: torch.Generator
+        self, count: int, rng: torch.Generator, /
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and tasks, balanced over the classes seen so far."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything to go on from, as tensors and plain values."""
+        """Everything needed to continue, as tensors and plain values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`."""
+        """Continue from the result of `state_dict`."""

@@ -1,9 +1,8 @@
 """Generative replay as an Avalanche plugin.
 
-Not Avalanche's own class of the same name: that one replays a VAE's images labelled by
-a copy of the model, needs a second plugin that trains it, and keeps models and strategy
-in memory. Import ours from here; `CondensedReplayPlugin` is the same class under a name
-that cannot be confused.
+`GenerativeReplayPlugin` is an alias of `CondensedReplayPlugin`. It is not Avalanche's
+own class of that name, which replays images of a VAE labelled by a copy of the model,
+needs a second plugin that trains the VAE, and keeps models and strategy in memory.
 """
 
 import logging
@@ -15,6 +14,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.logging import TextLogger
 from torch import Tensor
 
+from avalanche_plugin.checks import require_positive
 from avalanche_plugin.detail import lend_detail, matching_sigma
 from avalanche_plugin.experiences import (
     Boundaries,
@@ -25,59 +25,58 @@ from avalanche_plugin.experiences import (
     read_experience,
     warn_of_other_replay,
 )
-from avalanche_plugin.memory import GeneratorMemory, Policy, Replay
+from avalanche_plugin.memory import GeneratorMemory, Policy
 from avalanche_plugin.protocol import ReplayMemory
 from condense_core import CondenseConfig
-from condense_core.errors import ArtefactError, ConfigError
+from condense_core.errors import ArtefactError
 from condense_core.seeding import make_generator
 
 _LOG = logging.getLogger("avalanche_plugin")
 
 
-class GenerativeReplayPlugin(
+class CondensedReplayPlugin(
     SupervisedPlugin,
     supports_distributed=False,  # type: ignore[call-arg]
 ):
-    """Replay from condensed experiences: a drop-in for ``ReplayPlugin``.
+    """Replay from condensed experiences: a drop-in replacement for ``ReplayPlugin``.
 
-    After each experience the plugin condenses its images, seen through the evaluation
-    transforms, into a generator, and from the second experience on joins generated
-    images of the old classes to every minibatch. It never touches the model, its mode,
-    the optimiser or the global random state.
+    After each experience the plugin condenses its images, under the evaluation
+    transforms, into a generator. From the second experience on it adds generated images
+    of the old classes to every minibatch. It never changes the model, its mode, the
+    optimiser or the global random state.
 
     ::
 
         - plugins=[ReplayPlugin(mem_size=200)]
-        + plugins=[GenerativeReplayPlugin(mem_size=200)]
+        + plugins=[CondensedReplayPlugin(mem_size=200)]
 
     :param mem_size: memory in exemplars, as ``ReplayPlugin`` counts them: the budget is
-        the bytes of so many uint8 images, mem_size x C x H x W. It holds after every
-        experience, for what is stored.
-    :param batch_size_mem: replayed images in each minibatch. None is class-balanced: as
-        many of each old class as the minibatch has of each new one, so that the
-        minibatch grows with the classes seen.
+        the bytes of that many uint8 images, mem_size x C x H x W. What is stored stays
+        within it after every experience.
+    :param batch_size_mem: replayed images in each minibatch. None (default) is
+        class-balanced: as many of each old class as the minibatch has of each new one,
+        so that the minibatch grows with the number of classes seen.
     :param mem_bytes: the budget in bytes; overrides ``mem_size``.
-    :param preset: settings of the condensation, a preset's name or a `CondenseConfig`;
-        the sizes of the generator are chosen to fit the budget.
-    :param policy: ``experience``, one generator for each experience, or ``shared``, one
+    :param preset: settings of the condensation: the name of a preset or a
+        `CondenseConfig`. The sizes of the generator are chosen to fit the budget.
+    :param policy: ``experience``, one generator per experience, or ``shared``, one
         generator that is condensed again at every experience.
-    :param replay: ``fresh``, a new code for every image, or ``fixed``, the codebook's.
-    :param detail: whether generated images get the fine detail that their generators
+    :param detail: whether generated images borrow the fine detail that their generators
         miss from the new images of the same minibatch, see `avalanche_plugin.detail`.
-        None is yes for images of three channels: it helps photographs a lot, and harms
-        drawings on an empty ground (docs/continual.md).
-    :param expected_experiences: length of the stream, to share the budget out from the
+        None (default) turns it on for three-channel images: it helps on photographs and
+        hurts on drawings with a blank background (docs/continual.md).
+    :param expected_experiences: length of the stream, to divide the budget from the
         start; None reads it from the experience's stream. A stream of unknown or
-        greater length works: the share is halved whenever it runs out.
-    :param memory: another `ReplayMemory` to use; overrides all of the above but
-        ``batch_size_mem`` and ``detail``.
+        greater length works too: see `GeneratorMemory`.
+    :param memory: another `ReplayMemory` to use; ``mem_size``, ``mem_bytes``,
+        ``preset``, ``policy`` and ``device`` are then ignored.
     :param device: where images are condensed and generated; None is the strategy's.
-    :param seed: of every draw.
+    :param seed: seed of everything random.
 
-    Raises ``ConfigError`` for a size that is not a positive whole number; and, before
-    an experience is trained on, ``BudgetError`` for a budget in which the smallest
-    generators of it and of those before do not fit and ``DataError`` for samples that
-    are no labelled images.
+    Raises ``ConfigError`` for a size that is not a positive whole number, or an unknown
+    preset or policy. Before an experience is trained on, raises ``BudgetError`` if the
+    smallest generators of all experiences so far do not fit the budget, and
+    ``DataError`` if samples are not labelled images.
     """
 
     def __init__(
@@ -88,7 +87,6 @@ class GenerativeReplayPlugin(
         mem_bytes: int | None = None,
         preset: str | CondenseConfig = "replay",
         policy: Policy = "experience",
-        replay: Replay = "fresh",
         detail: bool | None = None,
         expected_experiences: int | None = None,
         memory: ReplayMemory | None = None,
@@ -96,14 +94,14 @@ class GenerativeReplayPlugin(
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, size in (
-            ("mem_size", mem_size),
+        require_positive("mem_size", mem_size)
+        for name, given in (
             ("batch_size_mem", batch_size_mem),
             ("mem_bytes", mem_bytes),
             ("expected_experiences", expected_experiences),
         ):
-            if size is not None and (type(size) is not int or size < 1):
-                raise ConfigError(f"{name} is {size!r}: give a positive whole number")
+            if given is not None:
+                require_positive(name, given)
         self.mem_size = mem_size
         self.batch_size_mem = batch_size_mem
         self.mem_bytes = mem_bytes
@@ -111,19 +109,21 @@ class GenerativeReplayPlugin(
         self.expected_experiences = expected_experiences
         self.device = device
         self.seed = seed
-        self._config = (
-            CondenseConfig.preset(preset) if isinstance(preset, str) else preset
-        )
-        # The bytes of mem_size images are known with the first experience only; until
-        # then a memory of any size checks the other arguments.
-        self._policy, self._replay = policy, replay
-        self._given = memory is not None
-        self.memory: ReplayMemory = (
-            self._build_memory(1, "cpu") if memory is None else memory
-        )
-        self._checked = False  # whether an experience's first slice was seen and fits
+        self._sets_budget = memory is None
+        if memory is None:
+            # The budget is set with the first experience, which tells the bytes of an
+            # image.
+            memory = GeneratorMemory(
+                1,
+                policy=policy,
+                config=preset,
+                seed=seed,
+                device="cpu",
+            )
+        self.memory = memory
+        self._checked = False  # whether the current experience is known to fit
         self._iterations = 0
-        self._sigma: float | None = None  # of detail; None until a minibatch is seen
+        self._sigma: float | None = None  # of the blur; None until a minibatch is seen
         self._boundaries = Boundaries()
 
     @property
@@ -142,47 +142,44 @@ class GenerativeReplayPlugin(
             warn_of_other_replay(strategy.plugins, self)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Set the budget with the first experience, and refuse what will not fit.
+        """Set the budget at the first experience, and refuse one that does not fit.
 
-        Now and not when the experience has been trained on.
+        Checked here, before the experience is trained on.
         """
         self._sigma = None
         memory = self.memory
         first = getattr(strategy.experience, "is_first_subexp", True)
         if not isinstance(memory, GeneratorMemory) or (self._checked and not first):
-            return  # what an online slice belongs to was checked with the first
+            return  # an online experience is checked with its first slice
         experience = self._boundaries.origin(strategy.experience)
         with isolated_randomness():
             shape = image_shape(experience.dataset)
             keys = class_keys(experience.dataset)
-        if not self._given:
-            device = self.device or strategy.device
-            if memory.classes:
-                memory.to(device)  # it may come from `load_state_dict`
-            else:
-                budget = self.mem_bytes or self.mem_size * math.prod(shape)
-                memory = self._build_memory(budget, device)
+        if self._sets_budget:
+            memory.to(self.device or strategy.device)
+            if not memory.classes:
+                memory.budget = self.mem_bytes or self.mem_size * math.prod(shape)
         memory.require(shape, keys, expected=self._expected(experience))
-        self.memory, self._checked = memory, True
+        self._checked = True
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """Join generated images of the classes seen so far to the minibatch."""
+        """Add generated images of the classes seen so far to the minibatch."""
         if not self.memory.classes:
             return
         minibatch = strategy.mbatch
         count = self.batch_size_mem or self._balanced_count(minibatch)
-        draw = make_generator(self.seed, "replay", self._iterations)
+        rng = make_generator(self.seed, "replay", self._iterations)
         self._iterations += 1
-        images, labels, tasks = self.memory.sample(count, draw)
+        images, labels, tasks = self.memory.sample(count, rng)
         if self.detail or (self.detail is None and images.shape[1] == 3):
-            images = self._with_detail(images, minibatch[0], draw)
-        # Samples are (x, y) or (x, y, task); the last entry is the task only if there
-        # are three, and every entry keeps its type.
-        for place, values in ((0, images), (1, labels), (-1, tasks)):
-            if place == -1 and len(minibatch) < 3:
+            images = self._with_detail(images, minibatch[0], rng)
+        # Samples are (x, y) or (x, y, task): the last element is the task only if there
+        # are three. Every element keeps its type.
+        for position, values in ((0, images), (1, labels), (-1, tasks)):
+            if position == -1 and len(minibatch) < 3:
                 continue
-            own = minibatch[place]
-            minibatch[place] = torch.cat([own, values.to(own.device, own.dtype)])
+            own = minibatch[position]
+            minibatch[position] = torch.cat([own, values.to(own.device, own.dtype)])
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         """Condense the experience, once per task boundary."""
@@ -200,13 +197,13 @@ class GenerativeReplayPlugin(
                 print(line, file=logger.file, flush=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is stored and where it stands: tensors and plain values."""
+        """What is stored and how far training has come: tensors and plain values."""
         return {"iterations": self._iterations, "memory": self.memory.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`, in this process or another.
+        """Continue from the result of `state_dict`, in this process or another.
 
-        Raises ``ArtefactError`` for a damaged state or one of another version.
+        Raises ``ArtefactError`` if the state is damaged or of another version.
         """
         if missing := {"memory", "iterations"} - state.keys():
             raise ArtefactError(
@@ -218,19 +215,19 @@ class GenerativeReplayPlugin(
 
     @torch.no_grad()
     def _with_detail(
-        self, images: Tensor, real: Tensor, draw: torch.Generator
+        self, images: Tensor, real: Tensor, rng: torch.Generator
     ) -> Tensor:
-        """Generated images with detail of the minibatch's own ones.
+        """Generated images with fine detail of the minibatch's real ones.
 
-        How fine is decided once an experience, on its first minibatch.
+        The blur is chosen once per experience, on its first minibatch.
         """
         if self._sigma is None:
             self._sigma = matching_sigma(real, self.memory.missed_energy)
         images = images.to(real.device, real.dtype)
-        return lend_detail(images, real, self._sigma, draw)
+        return lend_detail(images, real, self._sigma, rng)
 
     def _balanced_count(self, minibatch: list[Tensor]) -> int:
-        """As many images of each old class as the minibatch has of each of its own."""
+        """As many images of each old class as the minibatch has of each new one."""
         labels = minibatch[1]
         if len(minibatch) > 2:
             labels = torch.stack([labels, minibatch[-1].to(labels.dtype)], dim=1)
@@ -241,15 +238,5 @@ class GenerativeReplayPlugin(
     def _expected(self, experience: Any) -> int | None:
         return self.expected_experiences or expected_experiences(experience)
 
-    def _build_memory(self, budget: int, device: str | torch.device) -> GeneratorMemory:
-        return GeneratorMemory(
-            budget,
-            policy=self._policy,
-            replay=self._replay,
-            config=self._config,
-            seed=self.seed,
-            device=device,
-        )
 
-
-CondensedReplayPlugin = GenerativeReplayPlugin
+GenerativeReplayPlugin = CondensedReplayPlugin

@@ -1,9 +1,9 @@
-"""Class-incremental digits: no replay, exemplars, and generators of the same bytes.
+"""Class-incremental digits: no replay, exemplars, and generators in the same bytes.
 
     python examples/continual_digits.py
 
-scikit-learn's 8x8 digits, enlarged to 16x16, come in five experiences of two classes.
-No download; about a minute on two cores.
+scikit-learn's 8x8 digits, enlarged to 16x16, in five experiences of two classes. No
+download; about a minute on two cores.
 """
 
 import argparse

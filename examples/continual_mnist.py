@@ -1,4 +1,4 @@
-"""Split-MNIST with Avalanche: what changes in a script that used exemplars.
+"""Split-MNIST with Avalanche: what changes in a script that uses exemplars.
 
     -from avalanche.training.plugins import ReplayPlugin
     +from avalanche_plugin import CondensedReplayPlugin
@@ -7,9 +7,9 @@
     +    plugins=[CondensedReplayPlugin(mem_size=200)],
 
     python examples/continual_mnist.py --data-root DATA
-    python examples/continual_mnist.py --data-root DATA --exemplars   # as it was
+    python examples/continual_mnist.py --data-root DATA --exemplars   # as before
 
-DATA holds torchvision's MNIST files. Both keep at most 200 x 28 x 28 bytes.
+DATA is the folder of torchvision's MNIST files. Both store at most 200 x 28 x 28 bytes.
 """
 
 import argparse

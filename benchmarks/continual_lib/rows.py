@@ -107,9 +107,6 @@ ROWS = {
         "ours-experience, then 150 updates of the paper's losses an experience",
         "**ours**, refined by the paper's losses",
     ),
-    "ours-fixed": Row(
-        "ours-experience, replaying fixed codes", "**ours**, fixed codes"
-    ),
 }
 # Suffix of an exemplar row that replays 4 x the minibatch, as ours does at the end. A
 # memory smaller than that is replayed whole; "pixels" draws with replacement instead.

@@ -240,5 +240,4 @@ BUILDERS: dict[str, Callable[[Job], Learner]] = {
     "ours-detail": partial(_ours, policy="experience", detail=True),
     "ours-shared": partial(_ours, policy="shared"),
     "ours-refined": partial(_ours, preset="replay-refined"),
-    "ours-fixed": partial(_ours, policy="experience", replay="fixed"),
 }

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-from avalanche_plugin import GenerativeReplayPlugin
+from avalanche_plugin import CondensedReplayPlugin
 
 MEM_BYTES = 60_000
 ORDER = list(range(10))
@@ -106,7 +106,7 @@ def strategy(plugins, model=None, **options):
 
 
 def replay(config, **options):
-    return GenerativeReplayPlugin(mem_bytes=MEM_BYTES, preset=config, **options)
+    return CondensedReplayPlugin(mem_bytes=MEM_BYTES, preset=config, **options)
 
 
 class Recorder:

@@ -84,7 +84,7 @@ def test_an_online_stream_is_condensed_once_per_boundary(pairs, instant):
     counts = []
     for part in online:
         run.train(part)
-        counts.append(0 if buffer.memory is None else buffer.memory.observed)
+        counts.append(buffer.memory.observed)
     assert counts == [0, 0, 1]
 
 
@@ -105,5 +105,9 @@ def test_bad_use_is_refused():
         CondensedBuffer(0)
     with pytest.raises(ConfigError, match="positive whole number"):
         CondensedBuffer(200, samples=0)
+    with pytest.raises(ConfigError, match="policy"):
+        CondensedBuffer(200, policy="none")
+    with pytest.raises(ConfigError, match="unknown preset"):
+        CondensedBuffer(200, preset="replai")
     with pytest.raises(ConfigError, match="final size"):
         CondensedBuffer(200).resize(None, 100)

@@ -83,21 +83,8 @@ def test_images_are_of_their_class(digits, quick, policy, least):
     assert (nearest == targets).float().mean() > least
 
 
-def test_own_images_come_with_their_labels(digits, quick):
-    """What a memory condenses again is labelled as what it replays."""
-    images, labels, *_ = digits
-    memory = observed(digits, quick, count=1)
-    own = memory._own_images(0, 40, memory.slots[0].values)
-    assert own.counts.tolist() == [40, 40]
-    means = torch.stack([images[labels == c].mean(dim=0) for c in range(2)])
-    pixels = memory.slots[0].values.from_pixels(own.images / 255)
-    nearest = torch.cdist(pixels.flatten(1), means.flatten(1)).argmin(dim=1)
-    assert (nearest == own.labels).float().mean() > 0.8
-
-
-@pytest.mark.parametrize("replay", ["fresh", "fixed"])
-def test_samples_are_balanced_seen_and_reproducible(digits, instant, replay):
-    memory = observed(digits, instant, replay=replay)
+def test_samples_are_balanced_seen_and_reproducible(digits, instant):
+    memory = observed(digits, instant)
     images, labels, tasks = memory.sample(20, draw())
     assert images.shape == (20, 1, 16, 16)
     assert not images.requires_grad
@@ -117,14 +104,6 @@ def test_fewer_samples_than_classes_reach_every_class_in_time(digits, instant):
     generator = draw()
     seen = {memory.sample(1, generator)[1].item() for _ in range(100)}
     assert seen == set(range(6))
-
-
-def test_fixed_samples_come_from_the_codebook(digits, instant):
-    memory = observed(digits, instant, count=1, replay="fixed")
-    fixed, _ = memory.slots[0].unpack("cpu").images()
-    known = memory.slots[0].values.from_pixels(fixed)
-    images, *_ = memory.sample(50, draw())
-    assert all((image == known).flatten(1).all(dim=1).any() for image in images)
 
 
 def test_a_class_that_comes_again_is_one_class(digits, instant):
@@ -246,8 +225,6 @@ def test_bad_arguments_say_what_and_why():
             GeneratorMemory(budget)
     with pytest.raises(ConfigError, match="experience, shared"):
         GeneratorMemory(1, policy="both")
-    with pytest.raises(ConfigError, match="fresh, fixed"):
-        GeneratorMemory(1, replay="old")
     with pytest.raises(DataError, match="empty"):
         GeneratorMemory(1).sample(1, draw())
 
@@ -260,6 +237,12 @@ def test_a_budget_too_small_says_how_much_is_needed(digits, instant):
     enough = GeneratorMemory(int(text.split()[0]), config=instant, device="cpu")
     enough.observe(*experience(digits, 0), expected=2)
     assert not memory.slots, "nothing was stored by the failed call"
+
+
+def test_fewer_bytes_than_experiences_are_too_few():
+    memory = GeneratorMemory(3, device="cpu")
+    with pytest.raises(BudgetError, match="bytes for each experience, or share one"):
+        memory.require((1, 16, 16), ((0, 0), (1, 0)), expected=5)
 
 
 def test_what_images_miss_is_in_the_units_of_the_images(digits, quick):

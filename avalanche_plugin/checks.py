@@ -1,0 +1,40 @@
+"""Checks of options and samples, each with one message that says the remedy."""
+
+from condense_core.errors import ConfigError, DataError
+
+
+def require_positive(name: str, value: object) -> None:
+    """Refuse anything but a whole number above 0.
+
+    Raises:
+        ConfigError: Names the option and its value.
+    """
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"{name} is {value!r}: choose a positive whole number")
+
+
+def require_samples(count: int) -> None:
+    """Refuse an empty experience.
+
+    Raises:
+        DataError: ``count`` is 0.
+    """
+    if count == 0:
+        raise DataError("an experience has no samples: skip it")
+
+
+def require_image(shape: tuple[int, ...]) -> None:
+    """Refuse samples that cannot be condensed.
+
+    Args:
+        shape: Of one sample.
+
+    Raises:
+        DataError: It is not (C, H, W) with one or three channels.
+    """
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise DataError(
+            f"samples of shape {tuple(shape)} are not images: replay by condensation "
+            "needs (C, H, W) with 1 or 3 channels; end the evaluation transforms with "
+            "ToTensor, and flatten inside the model"
+        )

@@ -1,0 +1,77 @@
+"""How many bytes each generator of a memory may take, and what fits into them."""
+
+from avalanche_plugin.pixels import Key, class_names
+from avalanche_plugin.slot import side_bytes
+from condense_core import CondenseConfig
+from condense_core.artefact.budget import BudgetError, fit
+from condense_core.artefact.compact import packed_size
+
+
+def bytes_per_generator(
+    budget: int, *, generators: int, expected: int | None, current: int
+) -> int:
+    """An equal part of the budget for each generator.
+
+    Args:
+        budget: Bytes of the whole memory.
+        generators: How many generators there are to be.
+        expected: How many there are to be at the end of the stream, if known.
+        current: Bytes per generator so far; 0 before the first.
+
+    Returns:
+        ``budget / expected``, but at most ``current``. If ``expected`` is unknown or
+        exceeded, ``current`` (at first the budget), halved until all generators fit.
+    """
+    limit = current or budget
+    if expected is not None and expected >= generators:
+        return min(limit, budget // expected)
+    while limit * generators > budget:
+        limit //= 2
+    return limit
+
+
+def config_within(
+    limit: int,
+    config: CondenseConfig,
+    *,
+    image_shape: tuple[int, int, int],
+    keys: tuple[Key, ...],
+    budget: int,
+    alternative: str = "",
+) -> CondenseConfig:
+    """The configuration of the largest generator that fits its part of a budget.
+
+    Args:
+        limit: Bytes that `Slot.nbytes` may reach.
+        config: Everything but the sizes in ``format``.
+        image_shape: (C, H, W).
+        keys: (label, task) of the generator's classes.
+        budget: Bytes of the whole memory, for the error message.
+        alternative: What else can be done about too small a budget, for the same.
+
+    Raises:
+        BudgetError: Not even the smallest generator fits; names the budget it needs.
+    """
+    beside = side_bytes(len(keys), image_shape[0])
+    names = class_names(keys)
+    try:
+        return fit(
+            config,
+            image_shape=image_shape,
+            num_classes=len(keys),
+            budget=limit,
+            size_of=lambda spec, precision: (
+                packed_size(spec, precision, names) + beside
+            ),
+        )
+    except BudgetError as error:
+        needed = f"{error.minimum} bytes for each experience"
+        if limit:
+            needed = f"{error.minimum * budget // limit + 1} bytes"
+        raise BudgetError(
+            f"a memory of {budget} bytes leaves {limit} for a generator, and the "
+            f"smallest of {len(keys)} classes of {'x'.join(map(str, image_shape))} "
+            f"images has {error.minimum}: give the memory at least {needed}"
+            f"{alternative}",
+            minimum=error.minimum,
+        ) from error
