@@ -40,7 +40,10 @@ def export(condensed: CondensedDataset, *, format: str, out: str | Path) -> Path
         out.parent.mkdir(parents=True, exist_ok=True)
         FORMATS[format](condensed, out)
     except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror}") from error
+        raise RunError(
+            f"cannot write {out} ({error.strerror}): check that its folder is "
+            "writable, or choose another --out"
+        ) from error
     return out
 
 

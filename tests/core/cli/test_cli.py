@@ -633,6 +633,45 @@ def test_a_report_that_cannot_be_written_is_refused_before_training(refused, tmp
     assert "folder does not exist" in refused(*line)
 
 
+@pytest.fixture
+def locked(monkeypatch, tmp_path):
+    """A folder without permission to write, also where the tests may do anything."""
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    access = os.access
+
+    def denied(path, mode):
+        return Path(path) != folder and access(path, mode)
+
+    monkeypatch.setattr(os, "access", denied)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "run digits --out LOCKED",
+        "run digits --out LOCKED/new/run",
+        "run digits --out LOCKED/run --dry-run",
+        "teacher digits --out LOCKED/teacher.safetensors",
+        "evaluate random --dataset digits --json LOCKED/report.json",
+        "audit a.safetensors --dataset digits --json LOCKED/report.json",
+    ],
+)
+def test_a_folder_without_permission_is_refused_before_work(
+    refused, locked, monkeypatch, line
+):
+    monkeypatch.setattr("condense_core.data.sources.SOURCES", {})
+    message = refused(*line.replace("LOCKED", str(locked)).split())
+    assert f"no permission to write to {locked}; choose another" in message
+
+
+def test_a_dry_run_finds_a_file_in_the_place_of_a_folder(refused):
+    Path("file").touch()
+    line = ["run", "digits", "--dry-run", "--out"]
+    assert "file is no folder; choose another" in refused(*line, "file/run")
+
+
 # Caches
 
 
