@@ -14,6 +14,7 @@ from condense_core.artefact import CondensedDataset
 from condense_core.cli import main
 from condense_core.cli.repeats import Repeats
 from condense_core.config import CondenseConfig
+from condense_core.data.options import CHANNELS, CLASSES, IMAGE_SIZE, SHAPE
 from condense_core.runs import experiment
 
 CONTRACT = {
@@ -712,6 +713,15 @@ def test_imagenet64_is_cached_in_its_root_or_where_told(done, image_root, tmp_pa
     assert done(*line, "--cache", str(tmp_path / "c"), "--classes", "dog,cat").out
     assert len(list((tmp_path / "c").iterdir())) == 2
     assert done(*line).out == first
+
+
+@pytest.mark.parametrize("remedy", [CHANNELS, IMAGE_SIZE, SHAPE, CLASSES])
+def test_the_remedies_of_readers_are_options_of_the_commands(refused, remedy):
+    of_run, _, of_evaluate = remedy.rstrip(")").partition(" (with evaluate ")
+    line = ["run", "digits", *of_run.split(), "--set", "data.name=digit"]
+    assert "unknown data set 'digit'" in refused(*line)
+    line = ["evaluate", "random", *of_evaluate.split(), "--dataset", "digit"]
+    assert "unknown data set 'digit'" in refused(*line)
 
 
 def test_a_class_that_does_not_exist_is_named(refused, config_file, image_root):
