@@ -202,6 +202,8 @@ def test_help_is_no_error(capsys, line):
     [
         ("loop: [", "not valid YAML"),
         ("- 1", "no key: value pairs"),
+        ("seed: 1\nseed: 2", "key 'seed' is there twice, in lines 1 and 2: keep one"),
+        ("loss: {tau: 1, tau: 2}", "key 'tau' is there twice"),
         ("preset: digit", "unknown preset 'digit'"),
         ("preset: 10", "preset is 10: give the name of one"),
         ("preset: [digits]", "give the name of one"),
