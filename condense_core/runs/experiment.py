@@ -114,8 +114,9 @@ def check_experiment(train: ImageData, config: CondenseConfig) -> None:
     if selecting and smallest < needed:
         raise DataError(
             f"class {train.classes[int(train.counts.argmin())]!r} has {smallest} "
-            f"images, fewer than the {needed} that reference {selecting[0]!r} chooses: "
-            "add images or use --set evaluate.baselines=[full]"
+            f"image{'s' if smallest > 1 else ''}, fewer than the {needed} that "
+            f"reference {selecting[0]!r} chooses: add images, read the other classes "
+            f"alone, as with {CLASSES}, or use --set evaluate.baselines=[full]"
         )
     for name in selecting:
         check_selection(name, train, needed, max_steps=config.teacher.steps)

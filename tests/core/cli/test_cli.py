@@ -284,8 +284,18 @@ def test_a_dry_run_finds_a_class_that_is_too_small(refused, run_line):
     line = [*run_line, "--dry-run", "--set"]
     message = refused(*line, "format.images_per_class=11")
     assert "class 'left' has 10 images, fewer than the 11" in message
+    assert f"read the other classes alone, as with {CLASSES}, or use" in message
     line += ["pretrain.method=none", "--set"]
     assert "'random'" in refused(*line, "format.images_per_class=11")
+
+
+def test_a_class_of_one_image_can_be_left_out(refused, done, config_file, tmp_path):
+    make_folder(tmp_path / "images" / "train", {"a b": 5, "c": 6, "one": 1}, seed=0)
+    line = ["run", config_file, "--data-root", tmp_path / "images", "--dry-run"]
+    line += ["--set", "data.name=imagefolder", "--set"]
+    message = refused(*line, "data.flip=false")
+    assert "class 'one' has 1 image, fewer than the 2 to condense" in message
+    assert "9 training" in done(*line, "data.classes=[a b, c]").err
 
 
 # Runs
