@@ -50,7 +50,7 @@ class StoredSet:
 
 def is_stored_set(what: str) -> bool:
     """Whether a command-line word names a file or folder, not a reference."""
-    return Path(what).exists() or is_path(what) or Path(what).suffix != ""
+    return os.path.exists(what) or is_path(what) or Path(what).suffix != ""
 
 
 def is_path(word: str) -> bool:

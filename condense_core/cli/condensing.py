@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from condense_core.artefact.stored_sets import is_path
 from condense_core.cli.files import check_folder, check_writable
 from condense_core.compute.devices import resolve_device
 from condense_core.compute.distributed import check_ranks, process_group
@@ -108,7 +109,7 @@ def teacher(arguments: argparse.Namespace) -> None:
 
 
 def _config(name: str) -> tuple[str, CondenseConfig]:
-    if name.endswith((".yaml", ".yml")):
+    if Path(name).suffix.lower() in (".yaml", ".yml") or is_path(name):
         return Path(name).stem, CondenseConfig.from_yaml(name)
     return name, CondenseConfig.preset(name)
 

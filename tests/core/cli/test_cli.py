@@ -9,8 +9,10 @@ import pytest
 import yaml
 from PIL import Image
 
+import condense_core
 from condense_core import diversity, references
 from condense_core.artefact import CondensedDataset
+from condense_core.artefact.export import RULE
 from condense_core.cli import main
 from condense_core.cli.repeats import Repeats
 from condense_core.config import CondenseConfig
@@ -123,6 +125,7 @@ def make_folder(root, counts: dict[str, int], *, seed: int) -> None:
         ("run digit", "unknown preset 'digit' (did you mean 'digits'?)"),
         ("run replay --set format.codes=truncated", "use format.codes=learned"),
         ("run missing.yaml", "cannot read missing.yaml"),
+        ("run ./digits", "cannot read ./digits (No such file or directory): name a"),
         ("run digits --set loss.tua=1", "'loss.tua' (did you mean 'tau'?)"),
         ("run digits --set lss.tau=1", "'lss' (did you mean 'loss'?)"),
         ("run digits --set loss.tau", "'loss.tau' has no '='"),
@@ -171,11 +174,14 @@ def make_folder(root, counts: dict[str, int], *, seed: int) -> None:
         ),
         ("evaluate random --dataset digits --device cuda:99", "not available"),
         ("evaluate random --dataset digits --image-size 4 4", "sides must be 8 to 128"),
+        ("evaluate random --dataset digits --seed -1", "--seed is -1: choose at least"),
+        ("audit a.safetensors --dataset digits --seed -1", "--seed is -1: choose"),
         ("audit a.safetensors", "--dataset"),
         ("audit missing.safetensors --dataset digits", "cannot read missing"),
         ("audit a.safetensors --dataset digits --limit x", "invalid int value: 'x'"),
         ("audit a.safetensors --dataset digits --device cuda:99", "not available"),
         ("inspect missing.safetensors", "cannot read missing.safetensors"),
+        ("inspect a.safetensors --config --json -", "not allowed with"),
         ("inspect .", "cannot read ."),
         ("export missing.safetensors --format png --out x", "cannot read missing"),
         ("export a.safetensors --format gif --out x", "invalid choice: 'gif'"),
@@ -187,6 +193,34 @@ def make_folder(root, counts: dict[str, int], *, seed: int) -> None:
 def test_bad_usage_is_one_line_and_code_2(refused, tmp_path, line, match):
     assert match in refused(*line.split())
     assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"condense {condense_core.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("evaluate", "whose test images: digits, mnist,"),
+        ("evaluate", "paper-300 or dsa-1000"),
+        ("evaluate", "(default: paper-300)"),
+        ("evaluate", "convnet, alexnet, vgg11, resnet18, mlp (default: convnet)"),
+        ("evaluate", "of several, --json is a list"),
+        ("evaluate", "of each kind (default: 20)"),
+        ("evaluate", f"or {', '.join(references.REFERENCES)}"),
+        ("audit", "what was condensed: digits, mnist,"),
+        ("export", RULE),
+    ],
+)
+def test_help_says_what_can_be_given(capsys, monkeypatch, command, said):
+    monkeypatch.setenv("COLUMNS", "999")  # no line is broken at a hyphen
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("line", ["--help", "run --help", "evaluate --help"])
@@ -553,6 +587,40 @@ def test_diversity_is_in_the_report(done, options, artefact, monkeypatch, extrac
     done(*line)
     with open("report.json", encoding="utf-8") as file:
         assert json.load(file)["diversity"] == report
+
+
+@pytest.mark.parametrize("name", ["tiny.YAML", "folder/tiny"])
+def test_a_config_is_a_file_by_its_suffix_or_its_folder(done, config_file, name):
+    Path("folder").mkdir()
+    Path(name).write_text(config_file.read_text())
+    line = ["teacher", name, "--set", "data.name=digits", "--out", "t.safetensors"]
+    assert "360 test images of digits" in done(*line).out
+
+
+def test_inspect_is_short_and_shows_the_configuration_on_request(
+    done, refused, make_condensed, tiny_config
+):
+    config = tiny_config.to_dict()
+    data = {"name": "npz", "images_per_class": [30, 9, 12], "fingerprint": "0" * 64}
+    metadata = {"config": config, "data": data, "versions": {"torch": "2.6"}}
+    make_condensed(metadata=metadata).save("a.safetensors")
+    out = done("inspect", "a.safetensors").out
+    assert max(map(len, out.splitlines())) < 120
+    assert "images_per_class 9 to 30, name npz\n" in out
+    assert "torch 2.6\n" in out
+    assert "print it with --config" in out
+    shown = done("inspect", "a.safetensors", "--config").out
+    assert CondenseConfig.from_dict(yaml.safe_load(shown)) == tiny_config
+    everything = json.loads(done("inspect", "a.safetensors", "--json", "-").out)
+    assert (everything["config"], everything["data"]) == (config, data)
+    make_condensed(metadata={"config": None}).save("b.safetensors")
+    assert "no configuration" in refused("inspect", "b.safetensors", "--config")
+
+
+def test_a_file_in_the_suffix_of_a_png_is_refused(refused, artefact):
+    line = ["export", artefact, "--format", "png", "--out", "a.png"]
+    assert "leave its suffix out" in refused(*line)
+    assert list(Path().iterdir()) == []
 
 
 def test_diversity_of_a_reference_is_refused(refused, options):
