@@ -14,6 +14,7 @@ from torch import Tensor
 
 from condense_core.config.strict import at_least
 from condense_core.data import ImageData, PixelStatistics
+from condense_core.data.options import CLASSES
 from condense_core.errors import ConfigError, DataError
 from condense_core.observation import (
     EPOCHS,
@@ -297,6 +298,8 @@ def _require_enough(data: ImageData, images_per_class: int) -> None:
     available = int(data.counts[smallest])
     if available < images_per_class:
         raise DataError(
-            f"class '{data.classes[smallest]}' of {data.name} has {available} images "
-            f"but images_per_class is {images_per_class}: use at most {available}"
+            f"class '{data.classes[smallest]}' of {data.name} has {available} "
+            f"image{'s' if available > 1 else ''} but images_per_class is "
+            f"{images_per_class}: use at most {available} (with evaluate --ipc), or "
+            f"read the other classes alone, as with {CLASSES}"
         )

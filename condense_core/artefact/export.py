@@ -13,6 +13,13 @@ from condense_core.data.png import to_png
 from condense_core.errors import RunError
 from condense_core.runlog import atomic_write_bytes
 
+FILES = ("npz", "pt")  # formats that are one file each
+RULE = (
+    "npz and pt write a file and add their suffix if it is missing, png and "
+    "imagefolder fill a new or empty folder"
+)
+_FILE_SUFFIXES = (".npz", ".pt", ".png")
+
 
 def export(condensed: CondensedDataset, *, format: str, out: str | Path) -> Path:
     """Export the fixed set.
@@ -23,25 +30,41 @@ def export(condensed: CondensedDataset, *, format: str, out: str | Path) -> Path
             (the same as tensors, images (N, C, H, W); loads with weights_only),
             ``imagefolder`` (OUT/CLASS/*.png) or ``png`` (flat files named by label,
             class and number).
-        out: File to write, or an empty or new folder.
+        out: As `RULE` has it.
 
     Returns:
         What was written.
 
     Raises:
-        RunError: The format is unknown, the folder is not empty, or the disk is full.
+        RunError: The format is unknown, ``out`` is no place for it, or the disk is
+            full.
     """
     if format not in FORMATS:
         raise RunError(
             f"unknown export format {format!r}: choose from {', '.join(FORMATS)}"
         )
-    out = Path(out)
+    out = _place(format, Path(out))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         FORMATS[format](condensed, out)
     except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror}") from error
+        raise RunError(
+            f"cannot write {out} ({error.strerror}): check that its folder is "
+            "writable, or choose another --out"
+        ) from error
     return out
+
+
+def _place(format: str, out: Path) -> Path:
+    """Where an export goes, by `RULE`."""
+    suffix = f".{format}" if format in FILES else ""
+    given = out.suffix.lower()
+    if given != suffix and given in _FILE_SUFFIXES:
+        remedy = f"end it in {suffix}" if suffix else "leave its suffix out"
+        raise RunError(f"--out {out} does not fit --format {format} ({RULE}): {remedy}")
+    if suffix and out.is_dir():
+        raise RunError(f"--out {out} is a folder ({RULE}): name a file in it")
+    return out if given == suffix else out.with_name(out.name + suffix)
 
 
 def _npz(condensed: CondensedDataset, out: Path) -> None:

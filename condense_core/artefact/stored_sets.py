@@ -1,5 +1,6 @@
 """Small training sets from files: artefacts, exports, any folder of images."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,14 @@ from condense_core.artefact import CondensedDataset
 from condense_core.artefact.export import safe_file_name
 from condense_core.data import ImageData, PixelStatistics, as_image_data, to_unit
 from condense_core.data.readers.imagefolder import read_class_folders
-from condense_core.data.readers.request import Request
-from condense_core.errors import DataError
+from condense_core.data.readers.request import Request, readable
+from condense_core.errors import ArtefactError, DataError
+
+ARTEFACT = ".safetensors"
+KINDS = (
+    f"an artefact ({ARTEFACT}), an .npz or .pt file, or a folder of CLASS/*.png "
+    "(condense export --format imagefolder)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,12 @@ class StoredSet:
 
 def is_stored_set(what: str) -> bool:
     """Whether a command-line word names a file or folder, not a reference."""
-    return Path(what).exists() or "/" in what or Path(what).suffix != ""
+    return os.path.exists(what) or is_path(what) or Path(what).suffix != ""
+
+
+def is_path(word: str) -> bool:
+    """Whether a command-line word has a path separator, which no name has."""
+    return "/" in word or os.sep in word
 
 
 def load_stored_set(path: Path, classes: tuple[str, ...]) -> StoredSet:
@@ -59,15 +71,22 @@ def load_stored_set(path: Path, classes: tuple[str, ...]) -> StoredSet:
         DataError: Missing, unreadable, or classes that do not fit.
         ArtefactError: See `CondensedDataset.load`.
     """
-    if path.is_dir():
-        return StoredSet(_folder(path, classes), None, {})
-    if not path.exists():
-        raise DataError(f"{path} does not exist: name an artefact, .npz, .pt or folder")
-    if path.suffix == ".npz":
+    with readable(str(path)):
+        if path.is_dir():
+            return StoredSet(_folder(path, classes), None, {})
+        if not path.exists():
+            raise DataError(f"{path} does not exist: name {KINDS}")
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
         return _arrays(path, _read_npz(path))
-    if path.suffix == ".pt":
+    if suffix == ".pt":
         return _arrays(path, _read_pt(path))
-    condensed = CondensedDataset.load(path)
+    try:
+        condensed = CondensedDataset.load(path)
+    except ArtefactError as error:
+        if suffix == ARTEFACT:
+            raise
+        raise ArtefactError(f"{path} is no artefact ({error}): name {KINDS}") from error
     config = condensed.metadata.get("config")
     return StoredSet(
         condensed, condensed.statistics, config if isinstance(config, dict) else {}
@@ -76,6 +95,8 @@ def load_stored_set(path: Path, classes: tuple[str, ...]) -> StoredSet:
 
 def _folder(path: Path, classes: tuple[str, ...]) -> ImageData:
     folder = path / "train" if (path / "train").is_dir() else path
+    if not any(entry.is_dir() for entry in folder.iterdir()):
+        raise DataError(f"{folder} has no class folders: name {KINDS}")
     request = Request(
         name=str(path),
         split="train",
@@ -112,7 +133,7 @@ def _arrays(path: Path, arrays: dict[str, object]) -> StoredSet:
         raise DataError(
             f"{path} has no array {error}: write images and labels"
         ) from None
-    if path.suffix == ".npz" and images.ndim == 4:
+    if path.suffix.lower() == ".npz" and images.ndim == 4:
         images = images.transpose(0, 3, 1, 2)
     if names is not None:
         names = tuple(str(name) for name in np.asarray(names).ravel())

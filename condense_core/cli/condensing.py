@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from condense_core.cli.files import check_folder
+from condense_core.artefact.stored_sets import is_path
+from condense_core.cli.files import check_folder, check_writable
 from condense_core.compute.devices import resolve_device
 from condense_core.compute.distributed import check_ranks, process_group
 from condense_core.config import CondenseConfig
@@ -29,6 +30,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.time_budget is not None:
         config = config.with_overrides([f"time_budget={arguments.time_budget}"])
     resolve_device(arguments.device)
+    out = arguments.out or Path("runs") / name
+    check_writable("--out", out)
     train, test, note = load_splits(
         config,
         data_root=arguments.data_root,
@@ -37,7 +40,6 @@ def run(arguments: argparse.Namespace) -> None:
         skip_corrupt=arguments.skip_corrupt,
     )
     check_experiment(train, config)
-    out = arguments.out or Path("runs") / name
     expected = None
 
     def announce() -> None:
@@ -107,7 +109,7 @@ def teacher(arguments: argparse.Namespace) -> None:
 
 
 def _config(name: str) -> tuple[str, CondenseConfig]:
-    if name.endswith((".yaml", ".yml")):
+    if Path(name).suffix.lower() in (".yaml", ".yml") or is_path(name):
         return Path(name).stem, CondenseConfig.from_yaml(name)
     return name, CondenseConfig.preset(name)
 

@@ -1,6 +1,7 @@
 """What subcommands share: reading the splits they judge by, writing reports."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def check_target(target: str | None) -> None:
     """Refuse a report nobody can write before the training, not after.
 
     Raises:
-        ConfigError: The folder of the file does not exist, or it is a folder itself.
+        ConfigError: See `check_folder`, or it is a folder itself.
     """
     if target not in (None, "-"):
         check_folder("--json", Path(str(target)))
@@ -80,14 +81,34 @@ def check_target(target: str | None) -> None:
 
 
 def check_folder(option: str, file: Path) -> None:
-    """Refuse a file whose folder does not exist.
+    """Refuse a file whose folder does not exist or cannot be written to.
 
     Raises:
         ConfigError: See above.
     """
-    if not file.absolute().parent.is_dir():
+    folder = file.absolute().parent
+    if not os.path.isdir(folder):
         raise ConfigError(
             f"{option} {file}: its folder does not exist; make it or choose another"
+        )
+    check_writable(option, folder)
+
+
+def check_writable(option: str, folder: Path) -> None:
+    """Refuse a folder that cannot be written to, nor made if it is missing.
+
+    Raises:
+        ConfigError: See above.
+    """
+    near = folder.absolute()
+    while not os.path.lexists(near):
+        near = near.parent
+    if not os.path.isdir(near):
+        raise ConfigError(f"{option} {folder}: {near} is no folder; choose another")
+    if not os.access(near, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{option} {folder}: no permission to write to {near}; choose another "
+            "place or change its permissions"
         )
 
 

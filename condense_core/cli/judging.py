@@ -1,6 +1,7 @@
 """``condense evaluate`` and ``condense audit``."""
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,13 @@ from typing import Any, TextIO
 import torch
 
 from condense_core.artefact import CondensedDataset
-from condense_core.artefact.stored_sets import StoredSet, is_stored_set, load_stored_set
+from condense_core.artefact.stored_sets import (
+    ARTEFACT,
+    KINDS,
+    StoredSet,
+    is_stored_set,
+    load_stored_set,
+)
 from condense_core.audit import NO_PROOF, audit
 from condense_core.cli.files import check_target, read_splits, write_json
 from condense_core.cli.repeats import Repeats
@@ -107,10 +114,11 @@ def _read_case(arguments: argparse.Namespace) -> _Case:
     recipe, device = resolve_recipe(arguments.recipe), resolve_device(arguments.device)
     for option in ("repeats", "max_steps", "ipc", "selection_width", "selection_steps"):
         at_least(f"--{option.replace('_', '-')}", getattr(arguments, option), 1)
+    at_least("--seed", arguments.seed, 0)
     what = arguments.what
     is_stored = _is_stored(what, arguments)
     like = {}
-    if what.endswith(".safetensors") and Path(what).exists():
+    if what.lower().endswith(ARTEFACT) and os.path.isfile(what):
         like = load_stored_set(Path(what), ()).config
     train, test, note = read_splits(
         arguments.dataset,
@@ -194,8 +202,7 @@ def _is_stored(what: str, arguments: argparse.Namespace) -> bool:
         return False
     if not is_stored_set(what):
         raise ConfigError(
-            f"unknown WHAT {what!r}: name a file, a folder or one of "
-            f"{', '.join(REFERENCES)}"
+            f"unknown WHAT {what!r}: name {KINDS}, or one of {', '.join(REFERENCES)}"
         )
     return True
 
@@ -203,6 +210,7 @@ def _is_stored(what: str, arguments: argparse.Namespace) -> bool:
 def audit_artefact(arguments: argparse.Namespace) -> None:
     """``condense audit``."""
     check_target(arguments.json)
+    at_least("--seed", arguments.seed, 0)
     device = resolve_device(arguments.device)
     condensed = CondensedDataset.load(arguments.artefact, device=device)
     config = condensed.metadata.get("config")

@@ -10,10 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from condense_core import __version__
+from condense_core.artefact.export import FORMATS, RULE
+from condense_core.artefact.stored_sets import KINDS
 from condense_core.cli import artefacts, condensing, judging
 from condense_core.compute.allocator import keep_freed_memory
 from condense_core.config.presets import choices
+from condense_core.data.sources import SOURCES
 from condense_core.errors import CondenseError
+from condense_core.networks import NETWORKS
+from condense_core.references import REFERENCES
+from condense_core.training import RECIPES
 
 
 class _Parser(argparse.ArgumentParser):
@@ -54,12 +61,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="condense",
         description="Condense a data set into a codebook and a generator.",
     )
+    parser.add_argument(
+        "--version", action="version", version=f"condense {__version__}"
+    )
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = subcommands.add_parser("run", help="condense, evaluate and report")
     _add_config(run)
     run.add_argument("--out", type=Path, help="run directory (default: runs/NAME)")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    _add_device(run)
     run.add_argument(
         "--time-budget",
         type=float,
@@ -73,25 +83,38 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "what",
         metavar="WHAT",
-        help="an artefact, .npz, .pt or image folder, or random, herding, kcenter, "
-        "forgetting, full",
+        help=f"{KINDS}, or {', '.join(REFERENCES)}",
     )
-    evaluate.add_argument("--dataset", required=True, help="whose test images")
-    _add_data_root(evaluate)
+    _add_dataset(evaluate, "whose test images")
     evaluate.add_argument(
-        "--ipc", type=int, default=1, help="images per class to select"
+        "--ipc", type=int, default=1, help="images per class to select (default: 1)"
     )
-    evaluate.add_argument("--recipe", default="paper-300")
-    evaluate.add_argument("--network", default="convnet", metavar="NET[,NET]")
+    evaluate.add_argument(
+        "--recipe",
+        default="paper-300",
+        help=f"{' or '.join(RECIPES)} (default: paper-300)",
+    )
+    evaluate.add_argument(
+        "--network",
+        default="convnet",
+        metavar="NET[,NET]",
+        help=f"{', '.join(NETWORKS)} (default: convnet); of several, --json is a list "
+        "with a report of each",
+    )
     evaluate.add_argument("--width", type=int, help="channels (default: published)")
-    evaluate.add_argument("--repeats", type=int, default=20)
+    evaluate.add_argument(
+        "--repeats",
+        type=int,
+        default=20,
+        help="networks to train of each kind (default: 20)",
+    )
     evaluate.add_argument(
         "--ensemble",
         choices=("auto", "vmap", "loop"),
         default="auto",
         help="train the networks side by side (vmap) or one after another (loop)",
     )
-    evaluate.add_argument("--seed", type=int, default=0)
+    _add_seed(evaluate)
     evaluate.add_argument("--max-steps", type=int, help="cap on optimiser steps")
     evaluate.add_argument(
         "--selection-width", type=int, help="channels of the network that selects"
@@ -99,8 +122,19 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--selection-steps", type=int, help="cap on the steps of that network"
     )
-    evaluate.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"))
-    evaluate.add_argument("--channels", type=int, choices=(1, 3))
+    evaluate.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="resize to this, in pixels (default: as condensed)",
+    )
+    evaluate.add_argument(
+        "--channels",
+        type=int,
+        choices=(1, 3),
+        help="grey or RGB (default: as condensed)",
+    )
     evaluate.add_argument(
         "--classes", metavar="FILE|NAME,NAME", help="only these (default: as condensed)"
     )
@@ -117,10 +151,8 @@ def _parser() -> argparse.ArgumentParser:
         help="measure diversity too, of a file or folder, in the features of a network "
         "trained on the real data (default) or random",
     )
-    evaluate.add_argument("--device", default="auto")
-    evaluate.add_argument(
-        "--json", metavar="FILE", help="write the report; - for stdout"
-    )
+    _add_device(evaluate)
+    _add_json(evaluate)
     evaluate.set_defaults(run=judging.evaluate_set)
 
     teacher = subcommands.add_parser(
@@ -131,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     teacher.add_argument(
         "--out", type=Path, required=True, help="file, for --set teacher.path=FILE"
     )
-    teacher.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    _add_device(teacher)
     teacher.set_defaults(run=condensing.teacher)
 
     audit = subcommands.add_parser(
@@ -142,27 +174,35 @@ def _parser() -> argparse.ArgumentParser:
         "data set the artefact was condensed from.",
     )
     audit.add_argument("artefact", type=Path)
-    audit.add_argument("--dataset", required=True, help="what was condensed")
-    _add_data_root(audit)
+    _add_dataset(audit, "what was condensed")
     audit.add_argument(
         "--limit", type=int, default=2000, help="images of each side (default: 2000)"
     )
-    audit.add_argument("--seed", type=int, default=0)
-    audit.add_argument("--device", default="auto")
-    audit.add_argument("--json", metavar="FILE", help="write the report; - for stdout")
+    _add_seed(audit)
+    _add_device(audit)
+    _add_json(audit)
     audit.set_defaults(run=judging.audit_artefact)
 
     inspect = subcommands.add_parser("inspect", help="say what an artefact holds")
     inspect.add_argument("artefact", type=Path)
-    inspect.add_argument("--json", metavar="FILE", help="write as JSON; - for stdout")
+    shown = inspect.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--config", action="store_true", help="print its configuration alone, as YAML"
+    )
+    shown.add_argument(
+        "--json", metavar="FILE", help="write everything as JSON; - for stdout"
+    )
     inspect.set_defaults(run=artefacts.inspect)
 
     export = subcommands.add_parser("export", help="write the images of an artefact")
     export.add_argument("artefact", type=Path)
     export.add_argument(
-        "--format", required=True, choices=("png", "npz", "pt", "imagefolder")
+        "--format",
+        required=True,
+        choices=tuple(FORMATS),
+        help="npz, pt and imagefolder can be evaluated; png is one flat folder",
     )
-    export.add_argument("--out", type=Path, required=True)
+    export.add_argument("--out", type=Path, required=True, help=RULE)
     export.set_defaults(run=artefacts.export_images)
 
     report = subcommands.add_parser(
@@ -186,6 +226,27 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         metavar="KEY.PATH=VALUE",
         help="override a config value; may be repeated",
     )
+
+
+def _add_dataset(parser: argparse.ArgumentParser, purpose: str) -> None:
+    parser.add_argument(
+        "--dataset", required=True, help=f"{purpose}: {', '.join(SOURCES)}"
+    )
+    _add_data_root(parser)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)"
+    )
+
+
+def _add_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="0 or more (default: 0)")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="write the report; - for stdout")
 
 
 def _add_data_root(parser: argparse.ArgumentParser) -> None:

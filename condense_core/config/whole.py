@@ -32,6 +32,7 @@ from condense_core.config.strict import (
     plain,
     positive,
 )
+from condense_core.config.yaml_text import read_yaml
 from condense_core.errors import ConfigError
 
 
@@ -165,9 +166,11 @@ class CondenseConfig:
                 value is of the wrong type or out of range.
         """
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            values = read_yaml(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+            raise ConfigError(
+                f"cannot read {path} ({error.strerror}): name a .yaml file or a preset"
+            ) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             line = " ".join(str(error).split())
             raise ConfigError(f"{path} is not valid YAML: {line}") from error
@@ -213,7 +216,7 @@ class CondenseConfig:
                     f"--set {assignment!r} has no '=': write key.path=value"
                 )
             try:
-                value = yaml.safe_load(text)
+                value = read_yaml(text)
             except yaml.YAMLError as error:
                 raise ConfigError(f"--set {assignment!r}: not a YAML value") from error
             override: Any = value

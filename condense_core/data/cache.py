@@ -34,6 +34,7 @@ from condense_core.data import (
     statistics_of_histograms,
 )
 from condense_core.data.mapped import map_images
+from condense_core.data.options import CLASSES
 from condense_core.data.readers.decode import Unreadable, require_read
 from condense_core.errors import DataError, RunError
 from condense_core.runlog import RunLog, atomic_write_text
@@ -327,7 +328,7 @@ def _require_space(folder: Path, plan: Plan, file: Path) -> None:
         raise DataError(
             f"{what}, needs {needed / 1e9:.2f} GB in {str(folder)!r}, {free / 1e9:.2f} "
             "GB are free: free some, choose another folder with --cache DIR, or fewer "
-            "classes with --set data.classes=[...]"
+            f"classes with {CLASSES}"
         )
     if total > SPARE_BYTES:
         print(

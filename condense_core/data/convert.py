@@ -175,8 +175,7 @@ def read_samples(source: Any, *, name: str) -> tuple[Tensor, NDArray[Any]]:
         if image.shape != images.shape[1:]:
             raise DataError(
                 f"{name}: sample {index} has shape {tuple(image.shape)}, sample 0 has "
-                f"{tuple(images.shape[1:])}: resize and convert in the transform, or "
-                "use --set data.image_size=[H,W] and --set data.channels=1|3"
+                f"{tuple(images.shape[1:])}: resize and convert in the transform"
             )
         images[index] = image
         label = sample[1]

@@ -27,6 +27,7 @@ from condense_core.data.convert import (
     read_samples,
 )
 from condense_core.data.mapped import chunks, gather
+from condense_core.data.options import CHANNELS
 from condense_core.errors import DataError
 
 MIN_STD = 1e-3
@@ -72,8 +73,8 @@ class PixelStatistics:
         if images.shape[-3] != len(self.mean):
             raise DataError(
                 f"images of shape {tuple(images.shape)} do not have the "
-                f"{len(self.mean)} channels of the statistics: convert them with "
-                f"--set data.channels={len(self.mean)}"
+                f"{len(self.mean)} channels of the statistics: read them with "
+                f"data.channels={len(self.mean)}"
             )
         mean, std = (_per_channel(v, images.device) for v in (self.mean, self.std))
         return (images - mean).div_(std)  # in place: a large temporary costs more
@@ -128,7 +129,7 @@ class ImageData:
             )
         if shape[1] not in (1, 3):
             last = shape[3] in (1, 3)
-            remedy = "images.permute(0, 3, 1, 2)" if last else "--set data.channels=1|3"
+            remedy = "images.permute(0, 3, 1, 2)" if last else CHANNELS
             raise DataError(
                 f"{self.name}: images of shape {shape} have {shape[1]} channels, not 1 "
                 f"or 3: convert them with {remedy}"

@@ -10,10 +10,16 @@ from pathlib import Path
 from condense_core.config.strict import nearest
 from condense_core.data import ImageData, require_images
 from condense_core.data.convert import fit_images
+from condense_core.data.options import CHANNELS, IMAGE_SIZE
 from condense_core.data.readers.digits import read_digits
 from condense_core.data.readers.imagefolder import read_imagefolder
 from condense_core.data.readers.npz import read_imagenet64, read_npz
-from condense_core.data.readers.request import Request, Split, choose_classes
+from condense_core.data.readers.request import (
+    Request,
+    Split,
+    choose_classes,
+    readable,
+)
 from condense_core.data.readers.torchvision_sets import (
     TORCHVISION_SETS,
     read_torchvision,
@@ -83,7 +89,7 @@ def load_source(
     if split not in ("train", "test"):
         raise DataError(f"unknown split {split!r}: choose 'train' or 'test'")
     if channels not in (None, 1, 3):
-        raise DataError(f"channels={channels}: use --set data.channels=1|3")
+        raise DataError(f"channels={channels}: choose 1 or 3, such as {CHANNELS}")
     if image_size is not None:
         _check_size(name, image_size)
     request = Request(
@@ -97,7 +103,8 @@ def load_source(
         cache=Path(cache).expanduser() if cache is not None else None,
         skip_corrupt=skip_corrupt,
     )
-    data = SOURCES[name](request).renamed(name)
+    with readable(name):
+        data = SOURCES[name](request).renamed(name)
     fitted = fit_images(data.images, size=image_size, channels=channels)
     if fitted is not data.images:
         data = replace(data, images=fitted)
@@ -127,5 +134,5 @@ def _check_size(name: str, size: tuple[int, int]) -> None:
     if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
         raise DataError(
             f"{name}: images of {size[0]}x{size[1]} pixels, sides must be {MIN_SIDE} "
-            f"to {MAX_SIDE}: use --set data.image_size=[H,W]"
+            f"to {MAX_SIDE}: choose a size, such as {IMAGE_SIZE}"
         )

@@ -43,7 +43,8 @@ def write_report(
         Path of the page.
 
     Raises:
-        RunError: If a file is missing, unreadable or cannot be written.
+        RunError: If it is no folder of a finished run, or a file in it is unreadable
+            or cannot be written.
         ArtefactError: If the artefact is not valid.
     """
     run_dir = Path(run_dir)
@@ -161,6 +162,10 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise _incomplete(path) from error
+    except NotADirectoryError as error:
+        raise RunError(
+            f"{path.parent} is a file: give the folder of a finished run"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"cannot read {path} ({error}): run it again") from error
 
@@ -191,6 +196,13 @@ def _read_metrics(path: Path) -> list[Json]:
 
 
 def _incomplete(path: Path) -> RunError:
+    run, artefact = path.parent, path.with_name("condensed.safetensors")
+    unfinished = (run / "checkpoint").exists() or not artefact.is_file()
+    if path.name == "report.json" and not unfinished:
+        return RunError(
+            f"{run} has no {path.name}: condense() in Python writes none; judge "
+            f"{artefact} with condense evaluate, or use condense run for a report"
+        )
     return RunError(
         f"{path.parent} has no {path.name}: "
         "give the folder of a finished run, or run the same command again to finish it"

@@ -63,7 +63,7 @@ class RunDirectory:
             if not {"report.json", "condensed.safetensors"} <= holds:
                 (path / "checkpoint").mkdir(exist_ok=True)
         except OSError as error:
-            raise RunError(f"cannot use {path}: {error.strerror}") from error
+            raise _unusable(path, error) from error
         if (path / "checkpoint").is_dir():
             run.write_json("checkpoint/data.json", fingerprint)
         atomic_write_text(path / "config.yaml", config.to_yaml())
@@ -84,7 +84,7 @@ class RunDirectory:
                 raise RunError(f"{path} is a file: choose another --out")
             holds = {entry.name for entry in path.iterdir()} if path.exists() else set()
         except OSError as error:
-            raise RunError(f"cannot use {path}: {error.strerror}") from error
+            raise _unusable(path, error) from error
         if "config.yaml" in holds:
             self._require_same(config, fingerprint)
         elif any(not name.startswith(".") for name in holds - {"checkpoint"}):
@@ -185,6 +185,13 @@ class RunDirectory:
     def _checkpoint(self, stage: str) -> Path:
         assert self.path is not None
         return self.path / "checkpoint" / f"{stage}.pt"
+
+
+def _unusable(path: Path, error: OSError) -> RunError:
+    return RunError(
+        f"cannot use {path} ({error.strerror}): choose another --out or change its "
+        "permissions"
+    )
 
 
 def _first_difference(old: Any, new: Any, path: str = "") -> str:

@@ -16,6 +16,7 @@ from condense_core.compute.mode import resolve_precision
 from condense_core.config import CondenseConfig
 from condense_core.coresets import check_selection
 from condense_core.data import ImageData, PixelStatistics
+from condense_core.data.options import CLASSES
 from condense_core.data.sources import CACHE_FOLDER, CACHED, load_source
 from condense_core.errors import DataError, MissingSplitError
 from condense_core.evaluate import EvaluationReport, evaluate
@@ -79,7 +80,7 @@ def load_splits(
     except MissingSplitError as error:
         if train.images.nbytes > HOLD_OUT_BYTES:
             raise DataError(
-                f"{error}; or choose fewer classes with --set data.classes=[...]: "
+                f"{error}; or choose fewer classes with {CLASSES}: "
                 f"{train.images.nbytes / 1e9:.1f} GB are too much to hold some out"
             ) from error
         train, test = hold_out(train, seed=config.seed)
@@ -113,8 +114,9 @@ def check_experiment(train: ImageData, config: CondenseConfig) -> None:
     if selecting and smallest < needed:
         raise DataError(
             f"class {train.classes[int(train.counts.argmin())]!r} has {smallest} "
-            f"images, fewer than the {needed} that reference {selecting[0]!r} chooses: "
-            "add images or use --set evaluate.baselines=[full]"
+            f"image{'s' if smallest > 1 else ''}, fewer than the {needed} that "
+            f"reference {selecting[0]!r} chooses: add images, read the other classes "
+            f"alone, as with {CLASSES}, or use --set evaluate.baselines=[full]"
         )
     for name in selecting:
         check_selection(name, train, needed, max_steps=config.teacher.steps)

@@ -20,6 +20,7 @@ from condense_core.compute.mode import compute_scope, resolve_precision
 from condense_core.config import CondenseConfig
 from condense_core.data import ImageData, as_image_data, require_images
 from condense_core.data.class_sampler import ClassSampler
+from condense_core.data.options import CLASSES
 from condense_core.engine import condense_loop
 from condense_core.errors import ArtefactError, ConfigError, DataError, RunError
 from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
@@ -261,12 +262,13 @@ def check_fit(data: ImageData, config: CondenseConfig) -> None:
     require_images(data)
     if config.pretrain.method == "reconstruction":
         counts, needed = data.counts, config.format.images_per_class
-        short = int(counts.argmin())
-        if int(counts[short]) < needed:
+        smallest = int(counts.min())
+        if smallest < needed:
             raise DataError(
-                f"class {data.classes[short]!r} has {int(counts[short])} images, fewer "
-                f"than the {needed} images per class to condense into: add images or "
-                f"use --set format.images_per_class={int(counts[short])}"
+                f"class {data.classes[int(counts.argmin())]!r} has {smallest} "
+                f"image{'s' if smallest > 1 else ''}, fewer than the {needed} to "
+                "condense each class into: add images, read the other classes alone, "
+                f"as with {CLASSES}, or use --set format.images_per_class={smallest}"
             )
     sides = data.image_shape[1:]
     if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in sides):

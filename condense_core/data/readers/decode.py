@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from condense_core.data.convert import pil_pixels
+from condense_core.data.options import CHANNELS, IMAGE_SIZE, SHAPE
 from condense_core.data.readers.request import require_module
 from condense_core.errors import DataError
 
@@ -115,12 +116,18 @@ def require_same_shape(
     if shape == other_shape:
         return
     files = f"{str(path)!r} and {str(other)!r}"
-    if shape[0] != other_shape[0]:
+    sizes = f"{shape[1]}x{shape[2]} and {other_shape[1]}x{other_shape[2]} pixels"
+    channels = f"{shape[0]} and {other_shape[0]} channels"
+    if shape[0] == other_shape[0]:
         raise DataError(
-            f"mixed channels: {files} have {shape[0]} and {other_shape[0]}: use "
-            "--set data.channels=1|3"
+            f"mixed sizes: {files} have {sizes}: resize them, such as with {IMAGE_SIZE}"
+        )
+    if shape[1:] == other_shape[1:]:
+        raise DataError(
+            f"mixed channels: {files} have {channels}: convert them, such as with "
+            f"{CHANNELS}"
         )
     raise DataError(
-        f"mixed sizes: {files} are {shape[1]}x{shape[2]} and "
-        f"{other_shape[1]}x{other_shape[2]} pixels: use --set data.image_size=[H,W]"
+        f"mixed channels and sizes: {files} have {channels}, {sizes}: convert them, "
+        f"such as with {SHAPE}"
     )

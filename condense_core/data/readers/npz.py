@@ -19,6 +19,7 @@ from torch import Tensor
 from condense_core.data import ImageData
 from condense_core.data.cache import Part, Plan, open_cache
 from condense_core.data.convert import fit_images, index_labels, quantise
+from condense_core.data.options import SHAPE
 from condense_core.data.readers.imagefolder import read_imagefolder
 from condense_core.data.readers.request import Request, choose_classes, class_positions
 from condense_core.errors import DataError, MissingSplitError
@@ -172,8 +173,7 @@ def _require_shape(
     if shape != first_shape:
         raise DataError(
             f"{str(path)!r} has images of shape {shape}, {first.name} of "
-            f"{first_shape}: use --set data.image_size=[H,W] and --set "
-            "data.channels=1|3"
+            f"{first_shape}: convert them, such as with {SHAPE}"
         )
 
 

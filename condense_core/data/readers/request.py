@@ -1,6 +1,7 @@
 """What every reader is given, and what several of them need."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from condense_core.config.strict import nearest
+from condense_core.data.options import CLASSES
 from condense_core.errors import DataError
 
 Split = Literal["train", "test"]
@@ -44,6 +46,18 @@ class Request:
         raise DataError(f"data root {str(root)!r} {what}: {remedy}")
 
 
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """Turn what the system refuses to read into a `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{where}: cannot read {str(error.filename or 'its files')!r} "
+            f"({error.strerror or error}): check the folder and its permissions"
+        ) from error
+
+
 def require_module(module: str, *, install: str) -> Any:
     """An optional module, or `DataError` saying how to install it."""
     try:
@@ -76,10 +90,12 @@ def choose_classes(
         if name not in position:
             raise DataError(
                 f"{where}: no class {name!r}{nearest(name, known)} among its "
-                f"{len(known)}: correct data.classes"
+                f"{len(known)}: correct the list, {CLASSES}"
             )
         if labels[position[name]] >= 0:
-            raise DataError(f"data.classes names {name!r} twice: name each class once")
+            raise DataError(
+                f"the list of classes names {name!r} twice: name each class once"
+            )
         labels[position[name]] = label
     return list(wanted), labels
 

@@ -78,7 +78,8 @@ def _explain(
         return DataError(f"{name}: cannot read {where} ({detail}): fetch it again")
     if any(root.glob("train*.npz")):
         return DataError(
-            f"{name}: no {where}, but npz files: read them with --set data.name=npz"
+            f"{name}: no {where}, but npz files: read them with --set data.name=npz "
+            "(with evaluate --dataset npz)"
         )
     return DataError(
         f"{name}: files missing or damaged, looked for {where}: check --data-root, or "

@@ -66,7 +66,7 @@ def test_an_export_is_the_same_twice(make_condensed, tmp_path, format):
     condensed = make_condensed()
     contents = []
     for name in ("a", "b"):
-        out = export(condensed, format=format, out=tmp_path / name / "set.x")
+        out = export(condensed, format=format, out=tmp_path / name / "set")
         files = sorted(p for p in tmp_path.joinpath(name).rglob("*") if p.is_file())
         assert out.exists()
         contents.append(
@@ -159,8 +159,41 @@ def test_a_folder_in_use_is_left_alone(make_condensed, tmp_path, format):
     assert len(list((tmp_path / "empty").rglob("*.png"))) == 6
 
 
+@pytest.mark.parametrize(
+    ("format", "out", "written"),
+    [
+        ("npz", "set", "set.npz"),
+        ("npz", "set.NPZ", "set.NPZ"),
+        ("pt", "v1.0", "v1.0.pt"),
+        ("png", "v1.0", "v1.0"),
+    ],
+)
+def test_a_file_is_given_its_suffix(make_condensed, tmp_path, format, out, written):
+    assert export(make_condensed(), format=format, out=tmp_path / out).name == written
+    assert [path.name for path in tmp_path.iterdir()] == [written]
+
+
+@pytest.mark.parametrize(
+    ("format", "out", "match"),
+    [
+        ("png", "a.png", "fill a new or empty folder.: leave its suffix out"),
+        ("imagefolder", "a.npz", "leave its suffix out"),
+        ("npz", "a.pt", r"end it in \.npz"),
+        ("pt", "a.PNG", r"end it in \.pt"),
+        ("npz", ".", "is a folder .*: name a file in it"),
+    ],
+)
+def test_a_name_of_another_format_is_refused(
+    make_condensed, tmp_path, format, out, match
+):
+    with pytest.raises(RunError, match=match) as error:
+        export(make_condensed(), format=format, out=tmp_path / out)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_place_that_cannot_be_written_is_told(make_condensed, tmp_path, format):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RunError, match="cannot write"):
+    with pytest.raises(RunError, match=r"cannot write .* is writable, or choose"):
         export(make_condensed(), format=format, out=tmp_path / "file" / "below" / "a")

@@ -1,9 +1,12 @@
+import errno
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from condense_core.artefact.export import export
-from condense_core.artefact.stored_sets import is_stored_set, load_stored_set
+from condense_core.artefact.stored_sets import KINDS, is_stored_set, load_stored_set
 from condense_core.errors import ArtefactError, CondenseError, DataError
 
 CLASSES = ("left", "middle", "right")
@@ -146,4 +149,31 @@ def test_what_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         load_stored_set(tmp_path / "a.npz", CLASSES)
     with pytest.raises(DataError, match="no class folders"):
+        load_stored_set(tmp_path, CLASSES)
+
+
+def test_what_can_be_read_is_named(make_condensed, tmp_path):
+    flat = export(make_condensed(), format="png", out=tmp_path / "flat")
+    (tmp_path / "text.txt").write_text("mine")
+    for path in (flat, tmp_path / "text.txt", tmp_path / "none.npz"):
+        with pytest.raises(CondenseError) as caught:
+            load_stored_set(path, CLASSES)
+        assert str(path) in str(caught.value)
+        assert str(caught.value).endswith(f": name {KINDS}")
+
+
+def test_a_suffix_counts_in_any_case(make_condensed, tmp_path):
+    condensed = make_condensed()
+    for name in ("a.NPZ", "a.Pt"):
+        path = export(condensed, format=name[2:].lower(), out=tmp_path / name)
+        images, _ = load_stored_set(path, CLASSES).tensors()
+        assert torch.equal(images, condensed.images()[0])
+
+
+def test_a_folder_without_permission_is_one_line(tmp_path, monkeypatch):
+    def iterdir(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(DataError, match="Permission denied"):
         load_stored_set(tmp_path, CLASSES)

@@ -9,11 +9,14 @@ import pytest
 import yaml
 from PIL import Image
 
+import condense_core
 from condense_core import diversity, references
 from condense_core.artefact import CondensedDataset
+from condense_core.artefact.export import RULE
 from condense_core.cli import main
 from condense_core.cli.repeats import Repeats
 from condense_core.config import CondenseConfig
+from condense_core.data.options import CHANNELS, CLASSES, IMAGE_SIZE, SHAPE
 from condense_core.runs import experiment
 
 CONTRACT = {
@@ -127,6 +130,7 @@ def make_folder(root, counts: dict[str, int], *, seed: int) -> None:
             "loop.classes_per_step=2 sees some",
         ),
         ("run missing.yaml", "cannot read missing.yaml"),
+        ("run ./digits", "cannot read ./digits (No such file or directory): name a"),
         ("run digits --set loss.tua=1", "'loss.tua' (did you mean 'tau'?)"),
         ("run digits --set lss.tau=1", "'lss' (did you mean 'loss'?)"),
         ("run digits --set loss.tau", "'loss.tau' has no '='"),
@@ -175,11 +179,14 @@ def make_folder(root, counts: dict[str, int], *, seed: int) -> None:
         ),
         ("evaluate random --dataset digits --device cuda:99", "not available"),
         ("evaluate random --dataset digits --image-size 4 4", "sides must be 8 to 128"),
+        ("evaluate random --dataset digits --seed -1", "--seed is -1: choose at least"),
+        ("audit a.safetensors --dataset digits --seed -1", "--seed is -1: choose"),
         ("audit a.safetensors", "--dataset"),
         ("audit missing.safetensors --dataset digits", "cannot read missing"),
         ("audit a.safetensors --dataset digits --limit x", "invalid int value: 'x'"),
         ("audit a.safetensors --dataset digits --device cuda:99", "not available"),
         ("inspect missing.safetensors", "cannot read missing.safetensors"),
+        ("inspect a.safetensors --config --json -", "not allowed with"),
         ("inspect .", "cannot read ."),
         ("export missing.safetensors --format png --out x", "cannot read missing"),
         ("export a.safetensors --format gif --out x", "invalid choice: 'gif'"),
@@ -191,6 +198,34 @@ def make_folder(root, counts: dict[str, int], *, seed: int) -> None:
 def test_bad_usage_is_one_line_and_code_2(refused, tmp_path, line, match):
     assert match in refused(*line.split())
     assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"condense {condense_core.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("evaluate", "whose test images: digits, mnist,"),
+        ("evaluate", "paper-300 or dsa-1000"),
+        ("evaluate", "(default: paper-300)"),
+        ("evaluate", "convnet, alexnet, vgg11, resnet18, mlp (default: convnet)"),
+        ("evaluate", "of several, --json is a list"),
+        ("evaluate", "of each kind (default: 20)"),
+        ("evaluate", f"or {', '.join(references.REFERENCES)}"),
+        ("audit", "what was condensed: digits, mnist,"),
+        ("export", RULE),
+    ],
+)
+def test_help_says_what_can_be_given(capsys, monkeypatch, command, said):
+    monkeypatch.setenv("COLUMNS", "999")  # no line is broken at a hyphen
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("line", ["--help", "run --help", "evaluate --help"])
@@ -206,6 +241,8 @@ def test_help_is_no_error(capsys, line):
     [
         ("loop: [", "not valid YAML"),
         ("- 1", "no key: value pairs"),
+        ("seed: 1\nseed: 2", "key 'seed' is there twice, in lines 1 and 2: keep one"),
+        ("loss: {tau: 1, tau: 2}", "key 'tau' is there twice"),
         ("preset: digit", "unknown preset 'digit'"),
         ("preset: 10", "preset is 10: give the name of one"),
         ("preset: [digits]", "give the name of one"),
@@ -286,8 +323,18 @@ def test_a_dry_run_finds_a_class_that_is_too_small(refused, run_line):
     line = [*run_line, "--dry-run", "--set"]
     message = refused(*line, "format.images_per_class=11")
     assert "class 'left' has 10 images, fewer than the 11" in message
+    assert f"read the other classes alone, as with {CLASSES}, or use" in message
     line += ["pretrain.method=none", "--set"]
     assert "'random'" in refused(*line, "format.images_per_class=11")
+
+
+def test_a_class_of_one_image_can_be_left_out(refused, done, config_file, tmp_path):
+    make_folder(tmp_path / "images" / "train", {"a b": 5, "c": 6, "one": 1}, seed=0)
+    line = ["run", config_file, "--data-root", tmp_path / "images", "--dry-run"]
+    line += ["--set", "data.name=imagefolder", "--set"]
+    message = refused(*line, "data.flip=false")
+    assert "class 'one' has 1 image, fewer than the 2 to condense" in message
+    assert "9 training" in done(*line, "data.classes=[a b, c]").err
 
 
 # Runs
@@ -547,6 +594,40 @@ def test_diversity_is_in_the_report(done, options, artefact, monkeypatch, extrac
         assert json.load(file)["diversity"] == report
 
 
+@pytest.mark.parametrize("name", ["tiny.YAML", "folder/tiny"])
+def test_a_config_is_a_file_by_its_suffix_or_its_folder(done, config_file, name):
+    Path("folder").mkdir()
+    Path(name).write_text(config_file.read_text())
+    line = ["teacher", name, "--set", "data.name=digits", "--out", "t.safetensors"]
+    assert "360 test images of digits" in done(*line).out
+
+
+def test_inspect_is_short_and_shows_the_configuration_on_request(
+    done, refused, make_condensed, tiny_config
+):
+    config = tiny_config.to_dict()
+    data = {"name": "npz", "images_per_class": [30, 9, 12], "fingerprint": "0" * 64}
+    metadata = {"config": config, "data": data, "versions": {"torch": "2.6"}}
+    make_condensed(metadata=metadata).save("a.safetensors")
+    out = done("inspect", "a.safetensors").out
+    assert max(map(len, out.splitlines())) < 120
+    assert "images_per_class 9 to 30, name npz\n" in out
+    assert "torch 2.6\n" in out
+    assert "print it with --config" in out
+    shown = done("inspect", "a.safetensors", "--config").out
+    assert CondenseConfig.from_dict(yaml.safe_load(shown)) == tiny_config
+    everything = json.loads(done("inspect", "a.safetensors", "--json", "-").out)
+    assert (everything["config"], everything["data"]) == (config, data)
+    make_condensed(metadata={"config": None}).save("b.safetensors")
+    assert "no configuration" in refused("inspect", "b.safetensors", "--config")
+
+
+def test_a_file_in_the_suffix_of_a_png_is_refused(refused, artefact):
+    line = ["export", artefact, "--format", "png", "--out", "a.png"]
+    assert "leave its suffix out" in refused(*line)
+    assert list(Path().iterdir()) == []
+
+
 def test_diversity_of_a_reference_is_refused(refused, options):
     assert "not 'random'" in refused("evaluate", "random", *options, "--diversity")
 
@@ -638,6 +719,45 @@ def test_a_report_that_cannot_be_written_is_refused_before_training(refused, tmp
     assert "folder does not exist" in refused(*line)
 
 
+@pytest.fixture
+def locked(monkeypatch, tmp_path):
+    """A folder without permission to write, also where the tests may do anything."""
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    access = os.access
+
+    def denied(path, mode):
+        return Path(path) != folder and access(path, mode)
+
+    monkeypatch.setattr(os, "access", denied)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "run digits --out LOCKED",
+        "run digits --out LOCKED/new/run",
+        "run digits --out LOCKED/run --dry-run",
+        "teacher digits --out LOCKED/teacher.safetensors",
+        "evaluate random --dataset digits --json LOCKED/report.json",
+        "audit a.safetensors --dataset digits --json LOCKED/report.json",
+    ],
+)
+def test_a_folder_without_permission_is_refused_before_work(
+    refused, locked, monkeypatch, line
+):
+    monkeypatch.setattr("condense_core.data.sources.SOURCES", {})
+    message = refused(*line.replace("LOCKED", str(locked)).split())
+    assert f"no permission to write to {locked}; choose another" in message
+
+
+def test_a_dry_run_finds_a_file_in_the_place_of_a_folder(refused):
+    Path("file").touch()
+    line = ["run", "digits", "--dry-run", "--out"]
+    assert "file is no folder; choose another" in refused(*line, "file/run")
+
+
 # Caches
 
 
@@ -678,6 +798,15 @@ def test_imagenet64_is_cached_in_its_root_or_where_told(done, image_root, tmp_pa
     assert done(*line, "--cache", str(tmp_path / "c"), "--classes", "dog,cat").out
     assert len(list((tmp_path / "c").iterdir())) == 2
     assert done(*line).out == first
+
+
+@pytest.mark.parametrize("remedy", [CHANNELS, IMAGE_SIZE, SHAPE, CLASSES])
+def test_the_remedies_of_readers_are_options_of_the_commands(refused, remedy):
+    of_run, _, of_evaluate = remedy.rstrip(")").partition(" (with evaluate ")
+    line = ["run", "digits", *of_run.split(), "--set", "data.name=digit"]
+    assert "unknown data set 'digit'" in refused(*line)
+    line = ["evaluate", "random", *of_evaluate.split(), "--dataset", "digit"]
+    assert "unknown data set 'digit'" in refused(*line)
 
 
 def test_a_class_that_does_not_exist_is_named(refused, config_file, image_root):

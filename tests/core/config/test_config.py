@@ -303,3 +303,20 @@ def test_an_empty_class_list_is_refused():
 def test_a_format_that_learns_nothing_is_refused():
     with pytest.raises(ConfigError, match="leave nothing to learn"):
         FormatConfig(generator="fixed", codes="uniform")
+
+
+def test_a_key_may_be_written_over_what_is_merged_in(tmp_path):
+    path = tmp_path / "merged.yaml"
+    path.write_text(
+        "teacher: &small {width: 8}\nnetwork:\n  <<: *small\n  width: 16\n"
+        "evaluate: *small\n"
+    )
+    config = CondenseConfig.from_yaml(path)
+    widths = (config.teacher.width, config.network.width, config.evaluate.width)
+    assert widths == (8, 16, 8)
+
+
+@pytest.mark.parametrize("text", ["loss={tau: 1, tau: 2}", "loss={tau: 1,\ntau: 1}"])
+def test_an_override_has_no_key_twice(text):
+    with pytest.raises(ConfigError, match=r"tau.* not a YAML value"):
+        CondenseConfig().with_overrides([text])

@@ -12,6 +12,7 @@ from PIL import Image
 
 from condense_core.data import ImageData, cache
 from condense_core.data.mapped import is_mapped
+from condense_core.data.options import IMAGE_SIZE
 from condense_core.data.readers import imagefolder
 from condense_core.data.sources import load_source
 from condense_core.errors import DataError, RunError
@@ -329,7 +330,7 @@ def test_a_split_without_a_readable_file_is_refused(load, tree):
 
 def test_mixed_sizes_are_refused_as_without_a_cache(load, tree):
     Image.fromarray(pixels(9, 8, 3)).save(tree / "train" / "emu" / "9.png")
-    assert "--set data.image_size=[H,W]" in refusal(load)
+    assert IMAGE_SIZE in refusal(load)
 
 
 def test_a_cache_of_another_version_is_refused(load, tmp_path):

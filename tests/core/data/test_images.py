@@ -280,7 +280,7 @@ def test_a_set_keeps_the_names_of_the_classes_it_holds():
 
 def test_samples_of_mixed_sizes_are_told_how_to_resize():
     samples = [(make_images(1)[0], 0), (make_images(1, side=9)[0], 1)]
-    with pytest.raises(DataError, match=r"\(3, 9, 9\).*data\.image_size") as error:
+    with pytest.raises(DataError, match=r"\(3, 9, 9\).*in the transform") as error:
         as_image_data(samples)
     assert one_line(error)
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from condense_core.data.options import CHANNELS, IMAGE_SIZE, SHAPE
 from condense_core.data.sources import SOURCES, load_source
 from condense_core.errors import DataError
 
@@ -81,7 +83,7 @@ def test_images_too_large_are_told_to_resize(tmp_path):
     write_npz(tmp_path / "train.npz", shape=(8, 129, 3))
     text = refusal("npz", tmp_path)
     assert "8x129" in text
-    assert "--set data.image_size=[H,W]" in text
+    assert IMAGE_SIZE in text
 
 
 def test_a_target_size_out_of_range_is_refused_before_reading():
@@ -206,6 +208,40 @@ def test_an_empty_class_folder_is_named(tmp_path):
     assert "png" in text
 
 
+@pytest.fixture
+def denied(monkeypatch):
+    """Make a folder unreadable, also where the tests may read anything."""
+
+    def deny(folder):
+        real = os.scandir
+
+        def scandir(path):
+            if Path(path) == folder:
+                raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+            return real(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+
+    return deny
+
+
+def test_a_class_folder_without_permission_is_not_taken_as_empty(tmp_path, denied):
+    dog = make_tree(tmp_path) / "train" / "dog"
+    denied(dog)
+    text = refusal("imagefolder", tmp_path)
+    assert f"cannot read {str(dog)!r} (Permission denied): check the folder" in text
+
+
+def test_a_data_root_without_permission_is_one_line(tmp_path, monkeypatch):
+    def is_dir(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    for name in SOURCES:
+        if name != "digits":
+            assert "(Permission denied): check the" in refusal(name, tmp_path)
+
+
 def test_a_train_folder_without_classes_is_an_empty_set(tmp_path):
     (tmp_path / "train").mkdir()
     assert "empty data set" in refusal("imagefolder", tmp_path)
@@ -230,7 +266,7 @@ def test_mixed_sizes_name_both_files_and_the_remedy(tmp_path):
     write_image(tmp_path / "train" / "dog" / "1.png", pixels(9, 8, 3))
     text = refusal("imagefolder", tmp_path)
     assert "8x8 and 9x8" in text
-    assert "--set data.image_size=[H,W]" in text
+    assert IMAGE_SIZE in text
 
 
 def test_mixed_sizes_are_resized_on_request(tmp_path):
@@ -250,7 +286,15 @@ def test_shrinking_averages_rather_than_skips_pixels(tmp_path):
 def test_grey_and_colour_together_offer_a_conversion(tmp_path):
     make_tree(tmp_path)
     write_image(tmp_path / "train" / "dog" / "1.png", pixels(8, 8))
-    assert "--set data.channels=1|3" in refusal("imagefolder", tmp_path)
+    assert CHANNELS in refusal("imagefolder", tmp_path)
+
+
+def test_mixed_sizes_and_channels_are_told_together(tmp_path):
+    make_tree(tmp_path)
+    write_image(tmp_path / "train" / "dog" / "1.png", pixels(9, 8))
+    text = refusal("imagefolder", tmp_path)
+    assert "3 and 1 channels, 8x8 and 9x8 pixels" in text
+    assert SHAPE in text
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -379,7 +423,7 @@ def test_npz_with_too_few_labels_is_refused(tmp_path):
 def test_npz_files_of_different_sizes_offer_to_resize(tmp_path):
     write_npz(tmp_path / "train_0.npz")
     write_npz(tmp_path / "train_1.npz", shape=(9, 9, 3))
-    assert "data.image_size=[H,W]" in refusal("npz", tmp_path)
+    assert SHAPE in refusal("npz", tmp_path)
     assert len(load("npz", tmp_path, image_size=(8, 8))) == 8
 
 

@@ -233,8 +233,20 @@ def test_a_run_without_curves_features_or_baselines_has_a_page(run_dir):
 )
 def test_an_unfinished_run_is_named(run_dir, name):
     (run_dir / name).unlink()
+    (run_dir / "checkpoint").mkdir()
     with pytest.raises(RunError, match=f"has no {name}: give the folder"):
         page_of(run_dir)
+
+
+def test_a_run_of_the_python_function_is_told_to_have_no_report(run_dir):
+    (run_dir / "report.json").unlink()
+    with pytest.raises(RunError, match=r"has no report\.json: condense\(\) in Python"):
+        page_of(run_dir)
+
+
+def test_a_file_in_the_place_of_a_run_is_named(run_dir):
+    with pytest.raises(RunError, match=r"report\.json is a file: give the folder"):
+        page_of(run_dir / "report.json")
 
 
 def test_a_broken_report_is_named(run_dir):
