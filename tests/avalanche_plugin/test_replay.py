@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import dill
 import numpy as np
@@ -29,6 +30,7 @@ from condense_core.errors import ArtefactError, ConfigError, DataError
 from tests.avalanche_plugin.streams import (
     MEM_BYTES,
     STREAMS,
+    NoiseMemory,
     Recorder,
     image_stream,
     mlp,
@@ -116,6 +118,61 @@ def test_replayed_images_get_the_detail_their_generator_misses(
     assert 0.2 * missed < lent < 1.2 * missed
     default, _, _ = replayed(detail=None)
     assert torch.equal(default, sharp if by_default else smooth)
+
+
+def noise(**options):
+    return CondensedReplayPlugin(memory=NoiseMemory(), batch_size_mem=3, **options)
+
+
+def replayed(plugin):
+    """The images that a plugin adds to its next minibatch."""
+    own = torch.zeros(4, 1, 16, 16), torch.ones(4, dtype=torch.int64)
+    run = SimpleNamespace(mbatch=list(own))
+    plugin.before_training_iteration(run)
+    return run.mbatch[0][4:]
+
+
+def test_every_minibatch_gets_other_images():
+    plugin = noise()
+    assert not torch.equal(replayed(plugin), replayed(plugin))
+
+
+def test_a_loaded_plugin_goes_on_with_the_images_that_would_have_come():
+    plugin, other = noise(), noise()
+    replayed(plugin)
+    other.load_state_dict(plugin.state_dict())
+    assert torch.equal(replayed(plugin), replayed(other))
+
+
+def test_the_seed_decides_which_images_are_replayed():
+    assert torch.equal(replayed(noise(seed=1)), replayed(noise(seed=1)))
+    assert not torch.equal(replayed(noise(seed=1)), replayed(noise(seed=2)))
+
+
+def test_the_memory_has_the_policy_and_the_seed_of_the_plugin():
+    memory = CondensedReplayPlugin(policy="shared", seed=3).memory
+    assert (memory.policy, memory.seed) == ("shared", 3)
+
+
+def test_the_width_of_the_detail_is_chosen_once_per_experience(pairs, monkeypatch):
+    chosen = []
+
+    def spy(images, energy):
+        chosen.append(energy)
+        return 1.0
+
+    monkeypatch.setattr("avalanche_plugin.replay.matching_sigma", spy)
+    run = strategy([noise(detail=True)])
+    for experience in nc_stream(pairs)[:2]:
+        run.train(experience)
+    assert len(chosen) == 2
+
+
+@pytest.mark.parametrize(("told", "expected"), [(None, 5), (7, 7)])
+def test_the_memory_is_told_the_length_of_the_stream(pairs, told, expected):
+    plugin = noise(expected_experiences=told)
+    strategy([plugin]).train(nc_stream(pairs)[0])
+    assert plugin.memory.expected == expected
 
 
 def test_the_first_experience_is_that_of_naive(pairs, instant, digits):
