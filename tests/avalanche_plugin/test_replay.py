@@ -17,7 +17,17 @@ from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import TextLogger
 from avalanche.models import IncrementalClassifier, MultiHeadClassifier
 from avalanche.models.dynamic_modules import MultiTaskModule
-from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
+from avalanche.training.plugins import (
+    BiCPlugin,
+    CoPEPlugin,
+    EvaluationPlugin,
+    GDumbPlugin,
+    GSS_greedyPlugin,
+    MIRPlugin,
+    RARPlugin,
+    ReplayPlugin,
+)
+from avalanche.training.plugins.update_ncm import MemoryNCMUpdate
 from torch import nn
 
 from avalanche_plugin import (
@@ -25,7 +35,7 @@ from avalanche_plugin import (
     CondensedReplayPlugin,
     GenerativeReplayPlugin,
 )
-from avalanche_plugin.experiences import class_keys
+from avalanche_plugin.experiences import class_keys, warn_of_other_replay
 from condense_core.errors import ArtefactError, ConfigError, DataError
 from tests.avalanche_plugin.streams import (
     MEM_BYTES,
@@ -460,6 +470,35 @@ def test_another_replay_plugin_is_warned_about(pairs, instant):
     run = strategy([replay(instant), ReplayPlugin(mem_size=20)])
     with pytest.warns(UserWarning, match="ReplayPlugin .* both replay"):
         run.train(nc_stream(pairs)[0])
+
+
+class Rehearsal(GDumbPlugin):
+    """A plugin of one's own that is one of Avalanche's."""
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        BiCPlugin,
+        CoPEPlugin,
+        GDumbPlugin,
+        GSS_greedyPlugin,
+        MIRPlugin,
+        RARPlugin,
+        ReplayPlugin,
+        Rehearsal,
+    ],
+)
+def test_every_plugin_that_replays_is_warned_about(other):
+    plugin = object.__new__(other)  # as if configured: only its class counts
+    with pytest.warns(UserWarning, match=f"{other.__name__} and .* both replay"):
+        warn_of_other_replay([plugin], noise())
+
+
+def test_a_plugin_that_stores_samples_but_does_not_replay_is_not_warned_about():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warn_of_other_replay([MemoryNCMUpdate(mem_size=20)], noise())
 
 
 def test_alone_it_warns_of_nothing(pairs, instant):
