@@ -23,6 +23,16 @@ from condense_core import DataError
 
 NO_LABELS = "the samples of an experience have no labels: replay needs (x, y)"
 _READ_BATCH = 256
+# Avalanche's plugins that train on stored samples, besides those with replay in their
+# name. A storage policy is no sign of it: some plugins only compute means from theirs.
+_REPLAYING = (
+    "BiCPlugin",
+    "CoPEPlugin",
+    "GDumbPlugin",
+    "GSS_greedyPlugin",
+    "MIRPlugin",
+    "RARPlugin",
+)
 
 
 class Boundaries:
@@ -161,10 +171,16 @@ def isolated_randomness() -> Iterator[None]:
 def warn_of_other_replay(plugins: list[Any], this: Any) -> None:
     """Warn once if another plugin replays too."""
     for plugin in plugins:
-        if plugin is not this and "replay" in type(plugin).__name__.lower():
+        if plugin is not this and _replays(plugin):
             warnings.warn(
-                f"{type(plugin).__name__} and {type(this).__name__} both replay: every "
-                "minibatch would hold the samples of both; remove one of them",
+                f"{type(plugin).__name__} and {type(this).__name__} both replay: the "
+                "model would be trained on the samples of both; remove one of them",
                 stacklevel=3,
             )
             return
+
+
+def _replays(plugin: Any) -> bool:
+    """Whether a plugin is known, by its name or that of a base, to replay."""
+    names = [base.__name__ for base in type(plugin).__mro__]
+    return any(name in _REPLAYING or "replay" in name.lower() for name in names)

@@ -7,7 +7,7 @@ download; about a minute on two cores.
 """
 
 import argparse
-import warnings
+import logging
 
 import torch
 from avalanche.benchmarks import nc_benchmark
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--mem-size", type=int, default=200, help="in exemplars")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.captureWarnings(True)  # Avalanche undoes filters of its deprecations
 
     bunch = load_digits()
     train_x, test_x, train_y, test_y = train_test_split(

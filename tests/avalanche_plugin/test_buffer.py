@@ -10,6 +10,7 @@ from avalanche_plugin import CondensedBuffer
 from condense_core.errors import ConfigError
 from tests.avalanche_plugin.streams import (
     STREAMS,
+    NoiseMemory,
     Recorder,
     image_stream,
     mlp,
@@ -98,6 +99,49 @@ def test_a_pickle_holds_generators_and_draws_the_same_images_again(pairs, instan
     for ours, theirs in zip(buffer.buffer, again.buffer, strict=True):
         assert torch.equal(ours[0], theirs[0])
         assert ours[1:] == theirs[1:]
+
+
+@pytest.fixture
+def of_noise(pairs):
+    """Makes a buffer that draws noise, after the first experience of five."""
+
+    def make(**options):
+        buffer = CondensedBuffer(200, samples=4, **options)
+        buffer.memory = NoiseMemory()
+        buffer.post_adapt(None, nc_stream(pairs)[0])
+        return buffer
+
+    return make
+
+
+def exemplars(buffer):
+    return torch.stack([image for image, *_ in buffer.buffer])
+
+
+def test_the_memory_has_the_policy_and_the_seed_of_the_buffer():
+    memory = CondensedBuffer(200, policy="shared", seed=3).memory
+    assert (memory.policy, memory.seed) == ("shared", 3)
+
+
+def test_the_memory_is_told_the_length_of_the_stream(of_noise):
+    assert of_noise().memory.expected == 5
+
+
+def test_exemplars_are_dispersed(of_noise):
+    """A network trained on them alone sees no real image of the class."""
+    assert of_noise().memory.dispersed
+
+
+def test_the_seed_decides_which_exemplars_are_drawn(of_noise):
+    assert torch.equal(exemplars(of_noise(seed=1)), exemplars(of_noise(seed=1)))
+    assert not torch.equal(exemplars(of_noise(seed=1)), exemplars(of_noise(seed=2)))
+
+
+def test_exemplars_are_others_after_every_experience(of_noise, pairs):
+    buffer = of_noise()
+    before = exemplars(buffer)
+    buffer.post_adapt(None, nc_stream(pairs)[1])
+    assert not torch.equal(exemplars(buffer), before)
 
 
 def test_bad_use_is_refused():

@@ -176,6 +176,14 @@ def test_going_on_from_a_state_equals_going_on(digits, instant):
     assert [s.packed for s in resumed.slots] == [s.packed for s in whole.slots]
 
 
+def test_a_loaded_memory_has_the_policy_of_the_stored_one(digits, instant):
+    shared = observed(digits, instant, count=1, policy="shared")
+    loaded = GeneratorMemory(1, config=instant, device="cpu")
+    loaded.load_state_dict(shared.state_dict())
+    loaded.observe(*experience(digits, 1))
+    assert len(loaded.slots) == 1
+
+
 def test_a_pickle_is_hardly_larger_than_what_is_stored(digits, instant):
     memory = observed(digits, instant)
     memory.sample(10, draw())  # makes working copies
@@ -258,6 +266,14 @@ def test_what_images_miss_is_in_the_units_of_the_images(digits, quick):
     drawn = memory.sample(400, draw())[0]
     real = 9 * images.var(dim=0).mean().item()
     assert missed[1] == pytest.approx(real - drawn.var(dim=0).mean().item(), rel=0.5)
+
+
+def test_what_images_miss_is_averaged_over_the_generators(digits, instant):
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    for number in range(2):
+        memory.observe(*experience(digits, number), expected=2)
+    of_each = [slot.missed_energy(slot.unpack("cpu")) for slot in memory.slots]
+    assert memory.missed_energy == pytest.approx(sum(of_each) / 2)
 
 
 def test_dispersed_images_are_rougher(digits, quick):

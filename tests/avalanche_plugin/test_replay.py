@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import dill
 import numpy as np
@@ -16,7 +17,17 @@ from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import TextLogger
 from avalanche.models import IncrementalClassifier, MultiHeadClassifier
 from avalanche.models.dynamic_modules import MultiTaskModule
-from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
+from avalanche.training.plugins import (
+    BiCPlugin,
+    CoPEPlugin,
+    EvaluationPlugin,
+    GDumbPlugin,
+    GSS_greedyPlugin,
+    MIRPlugin,
+    RARPlugin,
+    ReplayPlugin,
+)
+from avalanche.training.plugins.update_ncm import MemoryNCMUpdate
 from torch import nn
 
 from avalanche_plugin import (
@@ -24,11 +35,12 @@ from avalanche_plugin import (
     CondensedReplayPlugin,
     GenerativeReplayPlugin,
 )
-from avalanche_plugin.experiences import class_keys
+from avalanche_plugin.experiences import class_keys, warn_of_other_replay
 from condense_core.errors import ArtefactError, ConfigError, DataError
 from tests.avalanche_plugin.streams import (
     MEM_BYTES,
     STREAMS,
+    NoiseMemory,
     Recorder,
     image_stream,
     mlp,
@@ -116,6 +128,61 @@ def test_replayed_images_get_the_detail_their_generator_misses(
     assert 0.2 * missed < lent < 1.2 * missed
     default, _, _ = replayed(detail=None)
     assert torch.equal(default, sharp if by_default else smooth)
+
+
+def noise(**options):
+    return CondensedReplayPlugin(memory=NoiseMemory(), batch_size_mem=3, **options)
+
+
+def replayed(plugin):
+    """The images that a plugin adds to its next minibatch."""
+    own = torch.zeros(4, 1, 16, 16), torch.ones(4, dtype=torch.int64)
+    run = SimpleNamespace(mbatch=list(own))
+    plugin.before_training_iteration(run)
+    return run.mbatch[0][4:]
+
+
+def test_every_minibatch_gets_other_images():
+    plugin = noise()
+    assert not torch.equal(replayed(plugin), replayed(plugin))
+
+
+def test_a_loaded_plugin_goes_on_with_the_images_that_would_have_come():
+    plugin, other = noise(), noise()
+    replayed(plugin)
+    other.load_state_dict(plugin.state_dict())
+    assert torch.equal(replayed(plugin), replayed(other))
+
+
+def test_the_seed_decides_which_images_are_replayed():
+    assert torch.equal(replayed(noise(seed=1)), replayed(noise(seed=1)))
+    assert not torch.equal(replayed(noise(seed=1)), replayed(noise(seed=2)))
+
+
+def test_the_memory_has_the_policy_and_the_seed_of_the_plugin():
+    memory = CondensedReplayPlugin(policy="shared", seed=3).memory
+    assert (memory.policy, memory.seed) == ("shared", 3)
+
+
+def test_the_width_of_the_detail_is_chosen_once_per_experience(pairs, monkeypatch):
+    chosen = []
+
+    def spy(images, energy):
+        chosen.append(energy)
+        return 1.0
+
+    monkeypatch.setattr("avalanche_plugin.replay.matching_sigma", spy)
+    run = strategy([noise(detail=True)])
+    for experience in nc_stream(pairs)[:2]:
+        run.train(experience)
+    assert len(chosen) == 2
+
+
+@pytest.mark.parametrize(("told", "expected"), [(None, 5), (7, 7)])
+def test_the_memory_is_told_the_length_of_the_stream(pairs, told, expected):
+    plugin = noise(expected_experiences=told)
+    strategy([plugin]).train(nc_stream(pairs)[0])
+    assert plugin.memory.expected == expected
 
 
 def test_the_first_experience_is_that_of_naive(pairs, instant, digits):
@@ -403,6 +470,35 @@ def test_another_replay_plugin_is_warned_about(pairs, instant):
     run = strategy([replay(instant), ReplayPlugin(mem_size=20)])
     with pytest.warns(UserWarning, match="ReplayPlugin .* both replay"):
         run.train(nc_stream(pairs)[0])
+
+
+class Rehearsal(GDumbPlugin):
+    """A plugin of one's own that is one of Avalanche's."""
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        BiCPlugin,
+        CoPEPlugin,
+        GDumbPlugin,
+        GSS_greedyPlugin,
+        MIRPlugin,
+        RARPlugin,
+        ReplayPlugin,
+        Rehearsal,
+    ],
+)
+def test_every_plugin_that_replays_is_warned_about(other):
+    plugin = object.__new__(other)  # as if configured: only its class counts
+    with pytest.warns(UserWarning, match=f"{other.__name__} and .* both replay"):
+        warn_of_other_replay([plugin], noise())
+
+
+def test_a_plugin_that_stores_samples_but_does_not_replay_is_not_warned_about():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warn_of_other_replay([MemoryNCMUpdate(mem_size=20)], noise())
 
 
 def test_alone_it_warns_of_nothing(pairs, instant):
