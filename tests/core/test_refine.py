@@ -101,5 +101,5 @@ def test_a_decoder_goes_on_as_one(tiny_data, tiny_config):
 def test_pixels_have_no_decoder(tiny_data, tiny_config):
     config = replace(tiny_config, format=replace(tiny_config.format, kind="pixels"))
     start = condense(tiny_data, config, device="cpu", progress=False)
-    later = refined(start, tiny_data, decoding(config))
+    later = refined(start, tiny_data, decoding(tiny_config))
     torch.testing.assert_close(later.images()[0], start.images()[0], rtol=0, atol=0.01)
