@@ -539,6 +539,25 @@ def test_replies_can_be_aggregated_by_flowers_own_loop(
     )
 
 
+def test_every_dead_node_is_reported_to_flowers_own_loop(
+    strategy_of, grid_of, run_config
+):
+    def superlink_answers(message, reply):
+        answer = raises(message, reply)
+        answer.metadata.__dict__["_src_node_id"] = 1
+        return answer
+
+    strategy = strategy_of(run_config)
+    faults = {0: superlink_answers, 1: superlink_answers, 2: vanishes}
+    grid = tampered(grid_of, run_config, faults)
+    messages = strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid)
+    strategy.aggregate_train(1, grid.send_and_receive(messages))
+    (report,) = strategy.state.reports
+    assert report.rejected == {"node 100": "boom", "node 101": "boom"}
+    assert report.missing == 1
+    assert report.bytes_down > 0
+
+
 def test_test_images_must_fit(strategy_of, run_config):
     strategy = strategy_of(run_config)
     other = replace(strategy.test, classes=tuple("abcdefghij"))
