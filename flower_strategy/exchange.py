@@ -101,6 +101,23 @@ def exchange(grid: Grid, messages: Iterable[Message], seconds: float) -> Replies
     return replies
 
 
+def sort_replies(sent: Iterable[Message], received: Iterable[Message]) -> Replies:
+    """Sort replies that somebody else has collected.
+
+    Args:
+        sent: The messages, as they were pushed to the grid.
+        received: Replies; one that answers none of the messages counts as its sender's.
+    """
+    waiting = {m.metadata.message_id: m.metadata.dst_node_id for m in sent}
+    replies = Replies()
+    for reply in received:
+        about = reply.metadata
+        node = waiting.pop(about.reply_to_message_id, about.src_node_id)
+        replies.add(node, reply)
+    replies.missing = sorted(waiting.values())
+    return replies
+
+
 def _push(grid: Grid, messages: Sequence[Message]) -> Sequence[str | None]:
     identifiers = list(grid.push_messages(messages))
     return identifiers or [None] * len(messages)  # empty: all were too large

@@ -22,7 +22,7 @@ from condense_core import ConfigError, ImageData
 from condense_core.config.strict import at_least, positive
 from condense_core.seeding import make_generator
 from flower_strategy.aggregation import Dropped
-from flower_strategy.exchange import Replies, exchange, wait_for_nodes
+from flower_strategy.exchange import Replies, exchange, sort_replies, wait_for_nodes
 from flower_strategy.global_model import GlobalTraining
 from flower_strategy.payload import CONFIG, GENERATOR, GLOBAL, Limits, pack_generator
 from flower_strategy.result import CondensationResult, metrics_of
@@ -90,6 +90,7 @@ class CondensationStrategy(Strategy):
             settings=settings, model=model, limits=self.limits, test=test
         )
         self._roster = Roster()
+        self._asked: list[Message] = []  # in the newest round
 
     def summary(self) -> None:
         """Log the settings."""
@@ -158,18 +159,17 @@ class CondensationStrategy(Strategy):
     ) -> None:
         """One round: ask, collect, train, test."""
         started = time.monotonic()
-        messages = list(
-            self.configure_train(server_round, self.state.arrays, config, grid)
-        )
+        messages = self.configure_train(server_round, self.state.arrays, config, grid)
         replies = exchange(grid, messages, seconds)
         self._close_round(server_round, replies, sent=messages, started=started)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
+    ) -> list[Message]:
         """A message for each client that is asked to condense."""
         chosen = self.sample_nodes(self._wait_for_nodes(grid), server_round)
         down = ConfigRecord({**config, "server-round": server_round})
+        self._asked = []
         for node in chosen:
             content = RecordDict({CONFIG: down})
             if self.state.trained:
@@ -178,7 +178,8 @@ class CondensationStrategy(Strategy):
             if name in self.state.contributions:
                 own = self.state.contributions[name].condensed
                 content[GENERATOR] = pack_generator(own)
-            yield Message(content, node, CONDENSE)
+            self._asked.append(Message(content, node, CONDENSE))
+        return self._asked
 
     def sample_nodes(self, nodes: list[int], server_round: int) -> list[int]:
         """The nodes that are asked this round, a random part of all that are there."""
@@ -192,12 +193,11 @@ class CondensationStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Collect replies and train on them; for callers with a loop of their own."""
-        started, found = time.monotonic(), Replies()
-        for reply in replies:
-            found.add(reply.metadata.src_node_id, reply)
+        """Train on replies to `configure_train`; for callers with their own loop."""
+        started = time.monotonic()
+        found = sort_replies(self._asked, replies)
         self._initialise(None)
-        self._close_round(server_round, found, sent=[], started=started)
+        self._close_round(server_round, found, sent=self._asked, started=started)
         return self.state.arrays, metrics_of(self.state.reports[-1])
 
     def configure_evaluate(

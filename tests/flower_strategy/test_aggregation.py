@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from condense_core import CondensedDataset, evaluate
+from condense_core import CondensedDataset, PixelStatistics
+from condense_core.data import to_unit
 from condense_core.synthesiser import SynthesiserSpec
 from flower_strategy.aggregation import (
     image_counts,
@@ -129,22 +130,52 @@ def test_images_of_a_client_do_not_depend_on_the_others(pair):
     assert not torch.equal(other.images, alone.images)
 
 
-def test_merged_artefact_holds_everybodys_images_by_their_counts(pair, tmp_path):
-    data = synthesise(pair, image_counts(pair, 50), classes=CLASSES, seed=0)
-    merged = merge(pair, 6, classes=CLASSES, statistics=data.statistics(), seed=0)
-    merged.save(tmp_path / "merged.safetensors")
+def test_clients_with_equal_generators_draw_different_images(contribute):
+    twins = [contribute("a", (0,)), contribute("b", (0,))]
+    shares = {(0, 0): 5, (1, 0): 5}
+    one, two = synthesise(twins, shares, classes=CLASSES, seed=0).images.split(5)
+    assert not torch.equal(one, two)
+
+
+@pytest.fixture
+def merge_pair(pair):
+    statistics = PixelStatistics((0.5,), (0.25,))
+
+    def make(**options):
+        return merge(pair, 6, classes=CLASSES, statistics=statistics, seed=0, **options)
+
+    return make
+
+
+def test_the_merged_artefact_names_classes_and_counts(merge_pair, tmp_path):
+    merge_pair().save(tmp_path / "merged.safetensors")
     loaded = CondensedDataset.load(tmp_path / "merged.safetensors")
-    images, labels = loaded.images()
+    _, labels = loaded.images()
     assert loaded.classes == ("ant", "cat", "dog")
     assert labels.bincount().tolist() == [6, 6, 6]
     assert loaded.metadata["clients"] == {
         "a": {"0": 30, "2": 10},
         "b": {"2": 50, "3": 10},
     }
-    # One of six cats is the first client's: its share of ten in sixty.
-    own = synthesise(pair, {(0, 2): 1, (1, 2): 5}, classes=CLASSES, seed=0)
-    assert len(own) == 6
-    report = evaluate(
-        loaded, (images, labels), repeats=1, width=4, max_steps=1, device="cpu"
-    )
-    assert report.images == 18
+    assert loaded.statistics == PixelStatistics((0.5,), (0.25,))
+
+
+@pytest.mark.parametrize(
+    ("options", "cats"),
+    [
+        ({}, {(0, 2): 1, (1, 2): 5}),  # the first client has ten of sixty
+        ({"max_share": 0.5}, {(0, 2): 3, (1, 2): 3}),
+        ({"dropped": frozenset({("b", 2)})}, {(0, 2): 6}),
+    ],
+)
+def test_merged_images_are_the_clients_by_their_counts(pair, merge_pair, options, cats):
+    images, labels = merge_pair(**options).images()
+    shares = {(0, 0): 6, (1, 3): 6} | cats
+    own = synthesise(pair, shares, classes=CLASSES, seed=0)
+    for merged, label in enumerate((0, 2, 3)):
+        torch.testing.assert_close(
+            images[labels == merged],
+            to_unit(own.images[own.labels == label]),
+            atol=0.02,  # ends are pulled in
+            rtol=0,
+        )

@@ -2,7 +2,7 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from condense_core import RunError
-from flower_strategy.exchange import exchange, wait_for_nodes
+from flower_strategy.exchange import exchange, sort_replies, wait_for_nodes
 from flower_strategy.local_grid import LocalGrid
 
 SUPERLINK = 1
@@ -44,17 +44,37 @@ def test_messages_live_as_long_as_answers_are_waited_for():
     assert replies.content[100].content["config"]["text"] == "7200.0"
 
 
-def test_an_error_belongs_to_the_node_that_was_asked():
-    def superlink_answers(message):
-        reply = Message(Error(5, "node is\nunavailable"), reply_to=message)
-        reply.metadata.__dict__["_src_node_id"] = SUPERLINK
-        return reply
+def superlink_answers(message):
+    reply = Message(Error(5, "node is\nunavailable"), reply_to=message)
+    reply.metadata.__dict__["_src_node_id"] = SUPERLINK
+    return reply
 
+
+def test_an_error_belongs_to_the_node_that_was_asked():
     replies = ask(Scripted(superlink_answers, nodes=2))
     assert replies.failed == {
         100: "node is unavailable",
         101: "node is unavailable",
     }
+
+
+def test_replies_collected_elsewhere_belong_to_the_nodes_that_were_asked():
+    def two_are_dead_and_one_is_late(message):
+        late = message.metadata.dst_node_id == 100
+        return None if late else superlink_answers(message)
+
+    grid = Scripted(two_are_dead_and_one_is_late)
+    sent = [Message(content("?"), node, "query.x") for node in grid.get_node_ids()]
+    replies = sort_replies(sent, grid.send_and_receive(sent))
+    assert sorted(replies.failed) == [101, 102]
+    assert replies.missing == [100]
+
+
+def test_a_reply_to_an_unknown_message_is_its_senders():
+    grid = Scripted(lambda m: Message(content("here"), reply_to=m), nodes=1)
+    sent = [Message(content("?"), 100, "query.x")]
+    replies = sort_replies([], grid.send_and_receive(sent))
+    assert list(replies.content) == [100]
 
 
 def test_an_error_without_a_reason_has_its_code():

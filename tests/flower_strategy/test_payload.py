@@ -113,7 +113,9 @@ def test_too_large_a_message_is_refused_unread(contribute, limits):
         ({"architecture": {"kind": "resnet"}}, "metadata"),
         ({"architecture": None}, "metadata"),
         ({"normalisation": {"mean": [0.5], "std": [0.0]}}, "normalisation"),
-        ({"privacy": {"epsilon": [1] * 1000}}, "privacy"),
+        ({"privacy": {"epsilon": [1]}}, "privacy"),
+        ({"privacy": {"epsilon": "x" * 81}}, "privacy"),
+        ({"privacy": {str(i): 1 for i in range(17)}}, "privacy"),
         ({"privacy": 5}, "privacy"),
         ({"extra": 1}, "other keys"),
     ],
@@ -145,11 +147,21 @@ def test_an_unknown_architecture_is_refused(contribute, limits, values):
         decode(content, limits)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 99_000, " " * 100_001])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 99_000, " "])
 def test_broken_json_is_refused(contribute, limits, text):
     content = encode(contribute())
     content["spec"] = ConfigRecord({"json": text})
     with pytest.raises(PayloadError, match="specification"):
+        decode(content, limits)
+
+
+def test_a_specification_that_is_too_long_is_refused(contribute, limits):
+    content = encode(contribute())
+    text = content["spec"]["json"]
+    content["spec"] = ConfigRecord({"json": text + " " * (100_000 - len(text))})
+    decode(content, limits)
+    content["spec"] = ConfigRecord({"json": text + " " * (100_001 - len(text))})
+    with pytest.raises(PayloadError, match="too long"):
         decode(content, limits)
 
 
@@ -174,8 +186,13 @@ def test_records_of_other_names_or_types_are_refused(contribute, limits):
     content["metrics"] = ConfigRecord({"seconds": 1.0})
     with pytest.raises(PayloadError, match="other types"):
         decode(content, limits)
-    content["metrics"] = MetricRecord({"seconds": float("nan")})
-    with pytest.raises(PayloadError, match="seconds"):
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), -1.0, 1e9, 5, [1.0]])
+def test_an_implausible_time_is_refused(contribute, limits, seconds):
+    content = encode(contribute())
+    content["metrics"] = MetricRecord({"num-examples": 40, "seconds": seconds})
+    with pytest.raises(PayloadError, match="number of seconds"):
         decode(content, limits)
 
 
@@ -209,6 +226,19 @@ def test_constant_images_are_refused(contribute, limits):
         if name.startswith("generator."):
             arrays[name] = Array(np.zeros_like(arrays[name].numpy()))
     with pytest.raises(PayloadError, match="constant or out of range"):
+        decode(content, limits)
+
+
+def test_constant_images_of_one_class_are_refused(contribute, limits):
+    content = encode(contribute(class_ids=(0, 2)))
+    arrays = content["condensed"]
+    for name in [n for n in arrays if n.endswith("weight")]:
+        arrays[name] = Array(np.abs(arrays[name].numpy()))
+    decode(content, limits)
+    embedding = arrays["class_embedding"].numpy().copy()
+    embedding[1] = 1e4  # so the last layer is saturated at every pixel
+    arrays["class_embedding"] = Array(embedding)
+    with pytest.raises(PayloadError, match="'cat' are constant"):
         decode(content, limits)
 
 

@@ -12,6 +12,7 @@ from condense_core.artefact import CondensedDataset
 from condense_core.config import FormatConfig
 from condense_core.data import ImageData, to_unit
 from condense_core.errors import ConfigError, DataError
+from condense_core.synthesiser import GeneratorSynthesiser
 from flower_strategy import privacy
 from flower_strategy.accounting import gaussian_epsilon
 from flower_strategy.privacy import (
@@ -134,6 +135,39 @@ def test_networks_and_layers_add_features(data):
     assert sizes == [64, 192, 80]
 
 
+def test_one_network_of_several_is_as_it_is_alone_but_smaller(data):
+    """And no two are the same."""
+    images = to_unit(data.images)
+    alone, both = (
+        RandomFeatures(
+            PrivacyConfig(epsilon=1.0, width=4, clip=1e6, networks=networks),
+            data.image_shape,
+        )(images)
+        for networks in (1, 2)
+    )
+    first, second = both.chunk(2, dim=1)
+    torch.testing.assert_close(first * math.sqrt(2), alone)
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
+def test_features_of_random_images_are_centred(config, generator):
+    config = dataclasses.replace(config, clip=1e6)
+    coarse = torch.rand(512, 1, 4, 4, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=(8, 8), mode="bilinear")
+    features = RandomFeatures(config, (1, 8, 8))(smooth)
+    assert features.mean(dim=0).norm() < 0.1 * features.norm(dim=1).mean()
+
+
+@pytest.mark.parametrize("clip", [1e-3, 0.1, 0.3])
+def test_one_image_adds_no_more_than_the_clipping_norm(data, clip):
+    """To the last digit: each image is in a class of its own."""
+    names = tuple(map(str, range(len(data))))
+    data = ImageData(images=data.images, labels=torch.arange(len(data)), classes=names)
+    config = PrivacyConfig(epsilon=1.0, width=4, clip=clip)
+    norms = statistics_vector(data, config)[:, :-1].norm(dim=1)
+    assert norms.max() <= clip * (1 + 1e-12)
+
+
 @pytest.mark.parametrize("clip", [1e-3, 0.1, 0.3, 1.0])
 @pytest.mark.parametrize("count_scale", [0.1, 1.0])
 def test_no_image_moves_the_vector_by_more_than_the_sensitivity(
@@ -206,6 +240,29 @@ def test_the_noise_is_normal():
     normal = 0.5 * torch.special.erfc(torch.from_numpy(-ordered / math.sqrt(2))).numpy()
     # Kolmogorov-Smirnov: beyond this once in a hundred million runs.
     assert np.abs(ranks - normal).max() < 3.1 / math.sqrt(len(ordered))
+
+
+def test_the_noise_is_independent():
+    noise = privacy._noise(200_000, None)
+    assert len(noise.unique()) == len(noise)
+    one, two = noise.view(2, -1)  # made in pairs
+    for a, b in ((one, two), (one.abs(), two.abs()), (noise[:-1], noise[1:])):
+        # Beyond this once in five hundred million runs.
+        assert torch.corrcoef(torch.stack([a, b]))[0, 1].abs() < 6 / len(a) ** 0.5
+
+
+def test_noise_is_added_in_double_precision_and_then_rounded(config, data):
+    exact = statistics_vector(data, config)
+    draw = torch.Generator().manual_seed(1)
+    noise = torch.randn(exact.shape, generator=draw, dtype=torch.float64)
+    expected = (exact + config.noise_std * noise).float()
+    found = release(
+        data,
+        config,
+        classes=CLASSES,
+        test_generator=torch.Generator().manual_seed(1),
+    )
+    assert torch.equal(found.sums_YD, expected[:, :-1])
 
 
 def test_a_public_seed_does_not_repeat_the_noise(config, data, untouched_global_rng):
@@ -327,6 +384,48 @@ def test_only_the_statistics_decide(data, untouched_global_rng):
     moved = dataclasses.replace(noisy, sums_YD=noisy.sums_YD + 1.0)
     other, _ = condense_privately(moved, FORM, matching=QUICK, seed=3)
     assert other.to_bytes() != one.to_bytes()
+
+
+@pytest.mark.parametrize("term", ["spread_weight", "smoothness"])
+def test_a_weight_changes_the_generator(data, term):
+    noisy = noiseless(data)
+    without, with_ = (
+        condense_privately(
+            noisy, FORM, matching=dataclasses.replace(QUICK, **{term: weight})
+        )[0].tensors
+        for weight in (0.0, 1.0)
+    )
+    assert any(not torch.equal(without[name], with_[name]) for name in with_)
+
+
+def test_half_the_codes_of_a_step_are_fresh(data, monkeypatch):
+    seen, original = [], GeneratorSynthesiser.from_codes
+
+    def record(synthesiser, class_ids, codes):
+        own = synthesiser.codebook.codes
+        seen.append((codes.detach().clone(), own.detach().clone()))
+        return original(synthesiser, class_ids, codes)
+
+    monkeypatch.setattr(GeneratorSynthesiser, "from_codes", record)
+    condense_privately(noiseless(data), FORM, matching=QUICK)
+    steps = seen[: QUICK.steps]
+    for codes, own in steps:
+        known = (codes[:, None] == own).all(dim=2).any(dim=1)
+        assert known.tolist() == [True, True, False, False]
+    assert not torch.equal(steps[0][0][2:], steps[1][0][2:])
+
+
+def test_the_learning_rate_decays_along_a_half_cosine(data, monkeypatch):
+    rates, original = [], torch.optim.Adam.step
+
+    def record(optimiser, *arguments, **options):
+        rates.append(optimiser.param_groups[0]["lr"])
+        return original(optimiser, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", record)
+    condense_privately(noiseless(data), FORM, matching=QUICK)
+    cosine = [0.5 + 0.5 * math.cos(math.pi * step / 5) for step in range(5)]
+    assert rates == pytest.approx([QUICK.learning_rate * part for part in cosine])
 
 
 def test_the_artefact_carries_the_guarantee_and_public_normalisation(config, data):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,6 +32,13 @@ def test_round_trip(state, tmp_path):
         assert again.counts == contribution.counts
 
 
+def test_a_resumed_round_keeps_budgets_and_bytes(state, contribute, tmp_path):
+    private = replace(contribute("a"), privacy={"epsilon": 1.0}, nbytes=123)
+    replace(state, contributions={"a": private}).save(tmp_path)
+    again = RunState.load(tmp_path).contributions["a"]
+    assert (again.privacy, again.nbytes) == ({"epsilon": 1.0}, 123)
+
+
 def test_an_empty_folder_has_no_rounds(tmp_path):
     assert RunState.load(tmp_path).server_round == 0
 
@@ -39,6 +47,14 @@ def test_the_newest_round_counts(state, tmp_path):
     state.save(tmp_path)
     later = state.after(RoundReport(server_round=2))
     later.save(tmp_path)
+    assert RunState.load(tmp_path).server_round == 2
+
+
+def test_round_1000_is_newer_than_round_999(state, tmp_path):
+    state.save(tmp_path)
+    (tmp_path / "round-001").rename(tmp_path / "round-999")
+    state.after(RoundReport(server_round=2)).save(tmp_path)
+    (tmp_path / "round-002").rename(tmp_path / "round-1000")
     assert RunState.load(tmp_path).server_round == 2
 
 
