@@ -96,7 +96,7 @@ class CondensedDataset:
         self._synthesiser.load_state_dict(decode(self._tensors), strict=False)
         self._synthesiser.to(resolve_device(device)).eval()
         self._nbytes: int | None = None
-        self._fixed: Tensor | None = None  # the fixed set as bytes, once it is asked
+        self._fixed: Tensor | None = None  # the fixed set as bytes, once asked for
         self._calls = 0  # of `sample` without a generator
 
     @classmethod
@@ -278,7 +278,9 @@ class CondensedDataset:
             )
         rng = generator
         if rng is None:
-            rng = make_generator(0, "sample", *([self._calls] if self._calls else []))
+            # The first draw keeps the seed that filed numbers were measured with.
+            call = (self._calls,) if self._calls else ()
+            rng = make_generator(0, "sample", *call)
             self._calls += 1
         order = torch.randperm(count, generator=rng)
         labels = torch.tensor(pool)[order % len(pool)]

@@ -49,9 +49,9 @@ def run(arguments: argparse.Namespace) -> None:
         if note is not None:
             print(note, file=sys.stderr)
 
-    with process_group(arguments.device) as (ranks, name):
+    with process_group(arguments.device) as (ranks, device_name):
         check_ranks(config, train.num_classes, ranks)
-        device = resolve_device(name)
+        device = resolve_device(device_name)
         if ranks.first and (config.time_budget is not None or not arguments.dry_run):
             with memory_advice():
                 config, expected = schedule(train, test, config, out=out, device=device)
