@@ -78,18 +78,20 @@ def second_derivative(
         values[:, None] for values in (weight, grad_grad_weight, grad_grad_bias)
     )
     r = inverse_std[..., None]
-    u = (x - mean[..., None]) * r
+    # Where the memory decides, on a CPU, a map that is already there is not made anew.
+    u = (x - mean[..., None]).mul_(r)
     mean_a, mean_g = a.mean(2, keepdim=True), g.mean(2, keepdim=True)
     mean_au = (a * u).mean(2, keepdim=True)
     mean_gu = (g * u).mean(2, keepdim=True)
     joint = (a * g).mean(2, keepdim=True) - mean_a * mean_g - mean_au * mean_gu
     wr = w * r
     along = to_w - wr * mean_au
-    in_gradient = along * u + wr * a + (to_b - wr * mean_a)
+    in_gradient = torch.addcmul(to_b - wr * mean_a, along, u).addcmul_(wr, a)
     # Through u, then through r where it stands alone.
     constant = along * mean_g - wr * mean_gu * mean_a
     through = (to_w - 2 * wr * mean_au) * mean_gu + wr * joint
-    in_input = r * (along * g - wr * mean_gu * a - constant - through * u)
+    in_input = torch.addcmul(-r * constant, r * along, g)
+    in_input.addcmul_(-r * wr * mean_gu, a).addcmul_(-r * through, u)
     in_weight = (r * joint).sum(dim=(0, 2)) * x.shape[2]
     return in_gradient.view(shape), in_input.view(shape), in_weight
 
