@@ -1,4 +1,4 @@
-"""A storage policy for ``ReplayPlugin``, ``ER_ACE`` or ``GDumb``.
+"""A storage policy for ``ReplayPlugin``, and for what else draws from one.
 
 Shape legend: N images, C H W image.
 """
@@ -31,6 +31,10 @@ class CondensedBuffer(ExemplarsBuffer):
     ::
 
         ReplayPlugin(mem_size=200, storage_policy=CondensedBuffer(200))
+
+    A strategy that makes its own, as ``ER_ACE`` does, takes this one as its attribute
+    ``storage_policy``. It updates it before it trains, and then replays generated
+    images of the present experience too.
 
     Generators take at most the bytes of ``max_size`` images, and ``buffer`` holds
     ``samples`` images drawn from them, drawn again after every experience. These images

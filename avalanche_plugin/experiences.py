@@ -36,10 +36,14 @@ _REPLAYING = (
 
 
 class Boundaries:
-    """Tells when an experience is complete, even if it comes in online slices."""
+    """Tells when an experience is complete, even if it comes in online slices.
+
+    Attributes:
+        slices: How many slices of the present experience have been seen.
+    """
 
     def __init__(self) -> None:
-        self._slices = 0
+        self.slices = 0
 
     def completed(self, experience: Any) -> Any | None:
         """The experience to condense, or None if an online one is not complete yet.
@@ -54,8 +58,8 @@ class Boundaries:
         origin = self.origin(experience)
         if origin is experience:
             return experience
-        self._slices = 1 if experience.is_first_subexp else self._slices + 1
-        last = self._slices == experience.sub_stream_length
+        self.slices = 1 if experience.is_first_subexp else self.slices + 1
+        last = self.slices == experience.sub_stream_length
         if last or experience.is_last_subexp:
             return origin
         return None

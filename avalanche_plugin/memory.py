@@ -177,7 +177,7 @@ class GeneratorMemory:
         elif self.slots:
             (slot,), (condensed,) = self.slots, self._unpacked()
             new = with_old_classes(new, slot, condensed, rng=self._rng(0))
-        slot = self._condense(new, limit)
+        slot = self._condense(new, limit, "memory")
         self.slots, self._copies = [*kept, slot], []
         self._bytes_each = limit
         self.observed += 1
@@ -280,14 +280,18 @@ class GeneratorMemory:
             values=slot.values,
             rng=self._rng(index),
         )
-        return self._condense(own, limit)
+        return self._condense(own, limit, "again", index)
 
     def _rng(self, index: int) -> torch.Generator:
         """For drawing the images that a generator is condensed again from."""
         return make_generator(self.seed, "own-images", self.observed, index)
 
-    def _condense(self, images: LabelledImages, limit: int) -> Slot:
+    def _condense(
+        self, images: LabelledImages, limit: int, *purpose: str | int
+    ) -> Slot:
         config = self._config_within(limit, images.data.image_shape, images.keys)
+        seed = derive_seed(self.seed, *purpose, self.observed)
+        config = replace(config, seed=seed)
         condensed = condense(images.data, config, device=self.device, progress=False)
         slot = Slot.pack(condensed, images.keys, images.values)
         assert slot.nbytes <= limit, (slot.nbytes, limit)
@@ -299,7 +303,7 @@ class GeneratorMemory:
         shares = self.policy == "shared"
         return config_within(
             limit,
-            replace(self.config, seed=derive_seed(self.seed, "memory", self.observed)),
+            self.config,
             image_shape=image_shape,
             keys=keys,
             budget=self.budget,

@@ -198,20 +198,25 @@ class CondensedReplayPlugin(
 
     def state_dict(self) -> dict[str, Any]:
         """What is stored and how far training has come: tensors and plain values."""
-        return {"iterations": self._iterations, "memory": self.memory.state_dict()}
+        return {
+            "iterations": self._iterations,
+            "slices": self._boundaries.slices,
+            "memory": self.memory.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the result of `state_dict`, in this process or another.
 
         Raises ``ArtefactError`` if the state is damaged or of another version.
         """
-        if missing := {"memory", "iterations"} - state.keys():
+        if missing := {"memory", "iterations", "slices"} - state.keys():
             raise ArtefactError(
                 f"the plugin's state has no {sorted(missing)[0]!r}: load another state"
             )
         self.memory.load_state_dict(state["memory"])
         self._checked = False
         self._iterations = state["iterations"]
+        self._boundaries.slices = state["slices"]
 
     @torch.no_grad()
     def _with_detail(

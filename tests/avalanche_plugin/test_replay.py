@@ -286,6 +286,21 @@ def test_an_online_stream_is_condensed_once_per_boundary(pairs, instant, size):
     assert observed[0] == 0
 
 
+def test_a_plugin_restored_within_an_experience_condenses_it(pairs, instant):
+    (experience,) = nc_stream(pairs)[:1]
+    first, *rest = split_online_stream(
+        [experience], experience_size=40, access_task_boundaries=True
+    )
+    plugin = replay(instant)
+    strategy([plugin]).train(first)
+    restored = replay(instant)
+    restored.load_state_dict(plugin.state_dict())
+    run = strategy([restored])
+    for part in rest:
+        run.train(part)
+    assert restored.memory.observed == 1
+
+
 def test_an_online_stream_without_boundaries_is_refused(pairs, instant):
     run = strategy([replay(instant)])
     online = list(split_online_stream(nc_stream(pairs)[:1], experience_size=20))
@@ -394,7 +409,7 @@ def test_state_dict_goes_on(pairs, instant, tmp_path):
 def test_an_incomplete_state_is_refused_and_does_no_harm(pairs, instant):
     plugin = replay(instant)
     strategy([plugin]).train(nc_stream(pairs)[0])
-    for key in ("memory", "iterations"):
+    for key in ("memory", "iterations", "slices"):
         state = plugin.state_dict()
         del state[key]
         with pytest.raises(ArtefactError, match=key):
