@@ -49,6 +49,12 @@ def decode(content: bytes, kind: str, image_shape: tuple[int, int, int]) -> Tens
     return tiles[:, :, :height, :width].contiguous()
 
 
+def most_in_one_file(image_shape: tuple[int, ...], kind: str) -> int:
+    """How many images (C, H, W) fit into one file of `encode`."""
+    channels, height, _ = image_shape
+    return LONGEST // (height + -height % _grid(channels, kind))
+
+
 def _on_grid(images_NCHW: Tensor, kind: str) -> Tensor:
     channels, height, width = images_NCHW.shape[1:]
     grid = _grid(channels, kind)

@@ -22,8 +22,8 @@ HEAD = """<!-- written by benchmarks/performance_report.py; do not edit -->
 
 Every ratio is to a slow but plain implementation of the same thing, measured in turn in
 the same process, the least of several rounds. Where memory is left to the C library,
-the reference has a process of its own without `compute/allocator.py`. Seconds hang on
-the machine and on what else it did.
+the reference has a process of its own without `compute/allocator.py`. Seconds
+depend on the machine and its load.
 """
 
 
@@ -69,7 +69,8 @@ def _table(results: list[Result], columns: dict[str, Callable[[Result], str]]) -
 
 def _machine(result: Result) -> str:
     machine = result["machine"]
-    return f"{machine['device']}, {machine['threads']} threads, load {machine['load']}"
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
+    return f"{machine['device']}, {threads}, load {machine['load']}"
 
 
 def _or_dash(key: str, style: str) -> Callable[[Result], str]:

@@ -78,11 +78,11 @@ ROWS = {
     ),
     "pca-gaussian-detail": Row(
         "pca-gaussian with the detail of the minibatch, as ours has",
-        "PCA-Gaussian, 8 bits, with lent detail",
+        "PCA-Gaussian, 8 bits, with borrowed detail",
     ),
     "vae-decoder-detail": Row(
         "vae-decoder with the detail of the minibatch, as ours has",
-        "VAE decoder, 8 bits, with lent detail",
+        "VAE decoder, 8 bits, with borrowed detail",
     ),
     "pixels": Row(
         "the exemplars of replay-bytes in our plugin: batches balanced as ours",
@@ -94,10 +94,11 @@ ROWS = {
     ),
     "ours-smooth": Row(
         "ours-experience without detail from the minibatch",
-        "**ours**, without lent detail",
+        "**ours**, without borrowed detail",
     ),
     "ours-detail": Row(
-        "ours-experience with detail from the minibatch", "**ours**, with lent detail"
+        "ours-experience with detail from the minibatch",
+        "**ours**, with borrowed detail",
     ),
     "ours-shared": Row(
         "one condensed set, condensed anew after each experience",

@@ -32,7 +32,12 @@ def table(groups: list[Group]) -> str:
 def _conditions(groups: list[Group], dataset: str) -> str:
     runs = [run for group in groups if group.dataset == dataset for run in group.runs]
     config = runs[0]["config"]
-    threads = sorted({f"{run['threads']} threads on {run['device']}" for run in runs})
+    threads = sorted(
+        {
+            f"{run['threads']} thread{'s' * (run['threads'] > 1)} on {run['device']}"
+            for run in runs
+        }
+    )
     text = (
         f"{config['experiences']} experiences, {config['network']}, "
         f"{config['epochs']} epochs, batch {config['batch_size']}, "
