@@ -20,12 +20,17 @@ from torch import Tensor
 
 from condense_core.artefact import CondensedDataset
 from condense_core.compute.devices import resolve_device
-from condense_core.data import ImageData, to_unit
+from condense_core.data import ImageData, valid_text
 from condense_core.errors import ConfigError, DataError, RunError
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.roc import auc_interval, roc_auc, tpr_at_one_percent_fpr
 from condense_core.seeding import derive_seed, make_generator
-from condense_core.training import planned_steps, resolve_recipe, train_network
+from condense_core.training import (
+    planned_steps,
+    resolve_recipe,
+    train_network,
+    unit,
+)
 from condense_core.versions import library_versions
 
 RECIPE = "paper-300"
@@ -262,8 +267,7 @@ def _check_fit(condensed: CondensedDataset, data: ImageData, side: str) -> None:
             f"{side} of {data.name} have shape {data.image_shape}, the artefact's "
             f"images {condensed.image_shape}: use the data set that was condensed"
         )
-    # As the artefact writes them: names of folders need not be valid Unicode.
-    names = tuple(n.encode(errors="replace").decode() for n in data.classes)
+    names = tuple(map(valid_text, data.classes))
     if names == condensed.classes:
         return
     if len(names) != len(condensed.classes):
@@ -324,7 +328,7 @@ def _outputs(
     network.eval()
     features, logits = [], []
     for batch in images.split(_BATCH):
-        last = network.layer_features(condensed.statistics.normalise(_unit(batch)))[-1]
+        last = network.layer_features(condensed.statistics.normalise(unit(batch)))[-1]
         features.append(last.flatten(1))
         logits.append(network.classify(last))
     return torch.cat(features), torch.cat(logits)
@@ -334,7 +338,7 @@ def _nearness(
     points_N: Tensor, labels_N: Tensor, synthetic_S: Tensor, labels_S: Tensor
 ) -> Tensor:
     """Minus the Euclidean distance (N,) to the nearest synthetic one of its class."""
-    points_ND, synthetic_SD = _unit(points_N).flatten(1), synthetic_S.flatten(1)
+    points_ND, synthetic_SD = unit(points_N).flatten(1), synthetic_S.flatten(1)
     nearest_N = torch.empty(len(points_ND), device=points_ND.device)
     for label in labels_N.unique().tolist():
         own_N = labels_N == label
@@ -346,7 +350,3 @@ def _nearness(
         )
         nearest_N[own_N] = distances.amin(1)
     return -nearest_N
-
-
-def _unit(images: Tensor) -> Tensor:
-    return to_unit(images) if images.dtype == torch.uint8 else images

@@ -120,11 +120,9 @@ class SiameseAugment:
 
     Attributes:
         operations: Names from `OPERATIONS`; empty means the identity.
-        one_of: Draw one operation a call (the field's protocol) instead of all.
     """
 
     operations: tuple[str, ...]
-    one_of: bool = True
 
     def __post_init__(self) -> None:
         for name in self.operations:
@@ -162,7 +160,7 @@ class SiameseAugment:
             device: Where the parameters are applied.
         """
         names = self.operations
-        if self.one_of and len(names) > 1:
+        if len(names) > 1:
             pick = int(torch.randint(len(names), (1,), generator=generator))
             names = (names[pick],)
         uniforms = tuple(

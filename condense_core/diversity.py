@@ -89,9 +89,9 @@ def measure_diversity(
     real = real.to(device)
     if real.num_classes < 2:
         raise DataError("one class has no margin to another: diversity needs two")
-    held_apart = torch.bincount(labels.cpu(), minlength=real.num_classes)
-    if int(held_apart.min()) == 0:
-        name = real.classes[int(held_apart.argmin())]
+    judged_Y = torch.bincount(labels.cpu(), minlength=real.num_classes)
+    if int(judged_Y.min()) == 0:
+        name = real.classes[int(judged_Y.argmin())]
         raise DataError(f"class {name!r} has no image in the set: nothing to measure")
     smallest = int(real.counts.min())
     if smallest < NEIGHBOURS + 2:
@@ -104,7 +104,7 @@ def measure_diversity(
         real, statistics=statistics, kind=extractor, flip=flip, seed=seed
     )
     # Random real images are held apart from those whose neighbourhoods they fall into.
-    judged = int(held_apart.max())
+    judged = int(judged_Y.max())
     beside = min(smallest - NEIGHBOURS - 1, judged)
     centres, drawn = [], []
     for label in range(real.num_classes):

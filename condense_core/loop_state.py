@@ -282,9 +282,9 @@ class LoopState:
     ) -> Terms:
         """One step of D on features that have no gradient; its loss, if it is used."""
         config = self.config.loss
-        if features is None or not (
-            config.adversarial or config.classifier == "auxiliary"
-        ):
+        judges = config.adversarial > 0
+        classifies = config.classification > 0 and config.classifier == "auxiliary"
+        if features is None or not (judges or classifies):
             return {}
         loss = discriminator_loss(
             features,

@@ -163,8 +163,8 @@ def fit_targets(
 ) -> None:
     """Fit codebook and generator so that G(z_k, c_y) reproduces its target.
 
-    Mean squared error, Adam with a linear decay, on stratified batches: all codes of
-    some classes or some codes of all.
+    Mean squared error, Adam with a linear decay, on stratified batches: some codes
+    of all classes or, of more classes than fit, one code of some.
     """
     classes, codes = targets_YKCHW.shape[:2]
     device = targets_YKCHW.device

@@ -195,13 +195,6 @@ class RunLog:
             flush=True,
         )
 
-    def message(self, text: str) -> None:
-        """Print one line to stderr without breaking the bar."""
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
     def _remaining(self, step: int, now: float) -> str:
         done = step - self._resume_step
         if done <= 0 or step >= self._total:

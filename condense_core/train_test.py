@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from condense_core.data import ImageData, PixelStatistics, as_image_data
+from condense_core.data import (
+    ImageData,
+    PixelStatistics,
+    as_image_data,
+    valid_text,
+)
 from condense_core.data.convert import read_samples
 from condense_core.errors import DataError
 
@@ -55,10 +60,8 @@ def fitting_data(train: Source, test: Source) -> tuple[ImageData, ImageData]:
             f"training data have {train_data.num_classes} classes, test data "
             f"{test_data.num_classes}: evaluate on the data set that was condensed"
         )
-    # As an artefact writes them: names of folders need not be valid Unicode.
     trained, tested = (
-        [name.encode(errors="replace").decode() for name in data.classes]
-        for data in (train_data, test_data)
+        [valid_text(name) for name in data.classes] for data in (train_data, test_data)
     )
     if set(trained) == set(tested) and trained != tested:
         raise DataError(

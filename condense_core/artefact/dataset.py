@@ -32,7 +32,7 @@ from condense_core.artefact.checks import (
 )
 from condense_core.artefact.precision import decode, encode
 from condense_core.compute.devices import resolve_device
-from condense_core.data import PixelStatistics, to_bytes, to_unit
+from condense_core.data import PixelStatistics, to_bytes, to_unit, valid_text
 from condense_core.errors import ArtefactError
 from condense_core.runlog import atomic_write_bytes
 from condense_core.seeding import make_generator, seeded_initialisation
@@ -138,8 +138,7 @@ class CondensedDataset:
             "format_version": FORMAT_VERSION,
             "architecture": spec.to_dict(),
             "precision": precision,
-            # Names of folders need not be valid Unicode.
-            "classes": [str(n).encode(errors="replace").decode() for n in classes],
+            "classes": [valid_text(str(name)) for name in classes],
             "label_type": "hard",
             "normalisation": {
                 "mean": list(statistics.mean),
@@ -227,16 +226,9 @@ class CondensedDataset:
         Returns:
             Images (Y * K, C, H, W), float in [0, 1], class-ordered; labels (Y * K,).
         """
-        device = self._synthesiser.class_embedding.device
-        code_ids = torch.arange(self.images_per_class, device=device)
-        class_ids = torch.arange(self.spec.num_classes, device=device)
-        per_chunk = max(1, SYNTHESIS_BATCH // self.images_per_class)
-        chunks = [
-            to_bytes(self._synthesiser(ids, code_ids).flatten(0, 1))
-            for ids in class_ids.split(per_chunk)
-        ]
-        labels = class_ids.repeat_interleave(self.images_per_class)
-        return to_unit(torch.cat(chunks)), labels
+        pixels = self._as_bytes()
+        class_ids = torch.arange(self.spec.num_classes, device=pixels.device)
+        return to_unit(pixels), class_ids.repeat_interleave(self.images_per_class)
 
     @torch.no_grad()
     def sample(
@@ -341,7 +333,15 @@ class CondensedDataset:
     def _as_bytes(self) -> Tensor:
         """The images of the fixed set as uint8, made once."""
         if self._fixed is None:
-            self._fixed = to_bytes(self.images()[0])
+            device = self._synthesiser.class_embedding.device
+            code_ids = torch.arange(self.images_per_class, device=device)
+            class_ids = torch.arange(self.spec.num_classes, device=device)
+            per_chunk = max(1, SYNTHESIS_BATCH // self.images_per_class)
+            chunks = [
+                to_bytes(self._synthesiser(ids, code_ids).flatten(0, 1))
+                for ids in class_ids.split(per_chunk)
+            ]
+            self._fixed = torch.cat(chunks)
         return self._fixed
 
     @property

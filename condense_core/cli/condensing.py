@@ -1,6 +1,7 @@
 """``condense run`` and ``condense teacher``."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
             on_start=announce,
             expected=expected,
             ranks=ranks,
+            command=shlex.join(["condense", *sys.argv[1:]]),
         )
     if not ranks.first:
         return

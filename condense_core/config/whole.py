@@ -72,6 +72,10 @@ class EvaluateConfig:
         resolve_recipe(self.recipe)
 
 
+# Options of the density that fresh codes are drawn from, and what they are without one.
+CODE_DENSITY = {"code_map": "shared", "code_components": 1, "dispersion": False}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CondenseConfig:
     """Everything that determines a run.
@@ -91,7 +95,8 @@ class CondenseConfig:
     and so does a configuration without a loop (``loop.restarts: 0``).
     A ``config.yaml`` holds the result: clear this to repeat exactly such a run."""
     max_synthetic_batch: int = 2048
-    """Images synthesised at once outside the inner loop; bounds memory."""
+    """Images made at once when the generator's batch norms are measured anew after the
+    loop; bounds the memory that takes."""
     data: DataConfig = field(default_factory=DataConfig)
     format: FormatConfig = field(default_factory=FormatConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -121,6 +126,14 @@ class CondenseConfig:
                 f"pretrain.method=variational places the codes itself, which "
                 f"format.codes={self.format.codes} rules out: use format.codes=learned"
             )
+        for name, default in CODE_DENSITY.items():
+            value = getattr(self.format, name)
+            if value != default and self.pretrain.method != "variational":
+                raise ConfigError(
+                    f"format.{name}={value} says how codes are drawn, which only "
+                    "pretrain.method=variational learns: use that, or leave it "
+                    f"at {default}"
+                )
         if self.format.kind == "pixels" and self.pretrain.method in (
             "adversarial",
             "variational",

@@ -14,6 +14,7 @@ from condense_core.data.images import (
     histograms,
     require_images,
     statistics_of_histograms,
+    valid_text,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "statistics_of_histograms",
     "to_bytes",
     "to_unit",
+    "valid_text",
 ]

@@ -269,6 +269,11 @@ def require_images(data: ImageData) -> None:
             )
 
 
+def valid_text(name: str) -> str:
+    """A class name as an artefact holds it: names of folders need not be Unicode."""
+    return name.encode(errors="replace").decode()
+
+
 def as_image_data(
     source: Any, *, classes: Sequence[str] | None = None, name: str = "custom"
 ) -> ImageData:

@@ -37,9 +37,15 @@ def intra_class_loss(
         >>> round(intra_class_loss(features, centre, tau=1.0).item(), 4)
         0.4008
     """
-    classes, images, _ = features_YKD.shape
-    if images == 1:
+    if features_YKD.shape[1] == 1:
         return features_YKD.sum() * 0.0
+    # Divided by tau, what bf16 rounds off a similarity would be ten times as large.
+    with torch.autocast(features_YKD.device.type, enabled=False):
+        return _contrast(features_YKD, centres_YD, tau)
+
+
+def _contrast(features_YKD: Tensor, centres_YD: Tensor | None, tau: float) -> Tensor:
+    classes, images, _ = features_YKD.shape
     unit_YKD = F.normalize(features_YKD, dim=2)
     similarity_YKK = unit_YKD @ unit_YKD.transpose(1, 2) / tau
     itself = torch.eye(images, dtype=torch.bool, device=unit_YKD.device)

@@ -31,7 +31,7 @@ def default_depth(image_shape: ImageShape) -> int:
     """The literature's depth: 3 blocks up to 32 px, 4 for 64 px, 5 for 128 px.
 
     In general ``floor(log2(side)) - 2`` of the shorter side (a last map of 4 to 7 px),
-    but at least 3, but at most `max_depth` (8 px: 3 blocks, 4 px: 2 blocks).
+    at least 3 and at most `max_depth` (8 px: 3 blocks, 4 px: 2 blocks).
     """
     side = min(padded_size(image_shape))
     return min(max(3, side.bit_length() - 3), max_depth(image_shape))

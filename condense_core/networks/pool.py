@@ -11,9 +11,9 @@ class AveragePool(nn.AvgPool2d):
 
     PyTorch's kernel for a CPU goes pixel by pixel, forward and backward, and took a
     quarter of a training step of a narrow ConvNet. Two sums of neighbours, of rows and
-    then of columns, take a sixth of that forward, half of it with the backward pass, and
-    a sixth again where that is differentiated; a convolution of every channel alone is
-    slower there, as PyTorch differentiates it channel by channel.
+    then of columns, take a sixth of that forward, half of it with the backward pass,
+    and a sixth where that is differentiated. (A convolution of every channel alone is
+    differentiated twice channel by channel, which is slow.)
     """
 
     def __init__(self) -> None:
@@ -30,4 +30,5 @@ class AveragePool(nn.AvgPool2d):
         values = values[..., : 2 * rows, : 2 * columns]
         upper, lower = values.unflatten(-2, (rows, 2)).unbind(-2)
         left, right = (upper + lower).unflatten(-1, (columns, 2)).unbind(-1)
-        return ((left + right) / 4).to(input.dtype)
+        mean: Tensor = (left + right) / 4
+        return mean.to(input.dtype)

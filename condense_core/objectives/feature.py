@@ -178,7 +178,7 @@ def feature_terms(
     """
     codes = images_YKCHW.shape[1]
     images = images_YKCHW.flatten(0, 1)
-    if config.classifier == "phi" and not any(getattr(config, t) for t in PHI_TERMS):
+    if not any(getattr(config, term) for term in PHI_TERMS):
         return {}, None
     images = augment.apply(images, association.augmentation)
     layers = [full_precision(layer) for layer in network.layer_features(images)]

@@ -1,4 +1,4 @@
-"""A run directory: what is in it, who may write to it, how a run resumes.
+"""A run directory: what is in it, which run may use it, how that resumes.
 
 ``checkpoint/`` holds one file for every stage that is done and the state of the one
 that is not; it is deleted when the run is finished. Every file is replaced atomically,

@@ -85,7 +85,7 @@ def measure(
     *,
     device: torch.device,
 ) -> Estimate:
-    """Time a few steps of every phase; changes nothing and draws from no other seed.
+    """Time a few steps of every phase; changes nothing, and has a seed of its own.
 
     Args:
         train: Training images, of which some of each class are read.
@@ -154,7 +154,7 @@ class _Tools:
 def _pretraining_seconds(
     synthesiser: Synthesiser, tools: _Tools, images: float
 ) -> float:
-    """Of all steps, and of what comes before and after for ``images`` as many images.
+    """Of all steps, and of what comes before and after with ``images`` times as many.
 
     Leaves the synthesiser slightly trained; 0 without pre-training.
     """

@@ -1,8 +1,6 @@
 """A run as the command line makes it: condense, evaluate, compare, report."""
 
 import platform
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +130,7 @@ def run_experiment(
     on_start: Callable[[], None] | None = None,
     expected: Estimate | None = None,
     ranks: Ranks = ALONE,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Condense, evaluate against references and write the report.
 
@@ -148,6 +147,7 @@ def run_experiment(
         expected: Length of the run, shown with the progress.
         ranks: Processes of this run, each of which calls this function. The first alone
             writes and evaluates; the others return an empty report.
+        command: What the user typed, for the report.
 
     Returns:
         Content of ``report.json``.
@@ -180,7 +180,9 @@ def run_experiment(
     statistics = train.statistics()
     with memory_advice():
         rows = {
-            name: _evaluate_row(name, condensed, train, test, statistics, run, config)
+            name: _evaluate_row(
+                name, condensed, train, test, statistics, run, config, device
+            )
             for name in ("condensed", *config.evaluate.baselines)
         }
     _write_features(out, condensed, train, statistics, config, device)
@@ -190,7 +192,7 @@ def run_experiment(
         "pixel_bytes": condensed.pixel_bytes,
         "bytes_by_part": condensed.bytes_by_part(),
         "digest": condensed.digest,
-        "command": shlex.join(["condense", *sys.argv[1:]]),
+        "command": command,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {device}",
     }
     run.write_json("report.json", report)
@@ -207,6 +209,7 @@ def _evaluate_row(
     statistics: PixelStatistics,
     run: RunDirectory,
     config: CondenseConfig,
+    device: torch.device,
 ) -> dict[str, Any]:
     """One row of the table, continuing after the networks already trained."""
     progress = f"checkpoint/evaluate-{name}.json"
@@ -231,7 +234,7 @@ def _evaluate_row(
             "repeats": options.repeats,
             "ensemble": options.ensemble,
             "seed": config.seed,
-            "device": condensed.images()[0].device,
+            "device": device,
             "flip": config.data.flip,
             "statistics": statistics,
             "on_repeat": on_repeat,

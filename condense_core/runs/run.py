@@ -246,8 +246,9 @@ def memory_advice() -> Iterator[None]:
         if not exhausted and not any(known in text for known in texts):
             raise
         raise RunError(
-            "out of memory: lower loop.association or max_synthetic_batch, as in "
-            "--set loop.association=64 --set max_synthetic_batch=256"
+            "out of memory: let a step see fewer images (loop.codes_per_step, "
+            "loop.classes_per_step, loop.association) or its students take fewer "
+            "steps (unrolled.window), as in --set loop.codes_per_step=2"
         ) from error
 
 

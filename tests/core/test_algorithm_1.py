@@ -168,7 +168,8 @@ def written_out(config, state, data):
                     judge_loss += classification_loss(
                         judge.classifier(features), labels
                     )
-                if loss.adversarial or loss.classifier == "auxiliary":
+                classifies = loss.classifier == "auxiliary" and loss.classification
+                if loss.adversarial or classifies:
                     judge_optimiser.zero_grad()
                     judge_loss.backward()
                     judge_optimiser.step()
@@ -193,6 +194,7 @@ def written_out(config, state, data):
         ["loss.soft_labels=true", "optimiser.momentum=0.3"],
         ["loss.classifier=auxiliary", "loss.adversarial=0"],
         ["loss.classifier=auxiliary", "optimiser.discriminator_lr=0.02"],
+        ["loss.classifier=auxiliary", "loss.adversarial=0", "loss.classification=0"],
         ["optimiser.name=sgd", "optimiser.momentum=0.6", "optimiser.generator_lr=0.1"],
         ["format.embedding=online"],
         [f"loss.{name}=3" for name in ("matching", "intra", "inter", "classification")],

@@ -177,9 +177,8 @@ def test_half_of_the_images_are_mirrored(generator):
     assert 150 < (result[:, 0, 0, 0] == 2).sum() < 250
 
 
-@pytest.mark.parametrize("one_of", [True, False])
-def test_one_row_is_the_same_transformation_of_batches_of_any_size(one_of, generator):
-    siamese = SiameseAugment(tuple(ALL.split("_")), one_of=one_of)
+def test_one_row_is_the_same_transformation_of_batches_of_any_size(generator):
+    siamese = SiameseAugment.from_text(ALL)
     images = torch.randn(5, 3, 8, 8, generator=generator)
     for seed in range(6):
         draw = torch.Generator().manual_seed(seed)
@@ -190,8 +189,9 @@ def test_one_row_is_the_same_transformation_of_batches_of_any_size(one_of, gener
         assert not torch.equal(whole, images) or parameters.operations == ("flip",)
 
 
-def test_rows_transform_their_own_image_only(generator):
-    siamese = SiameseAugment(tuple(ALL.split("_")), one_of=False)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_rows_transform_their_own_image_only(name, generator):
+    siamese = SiameseAugment((name,))
     images = torch.randn(3, 1, 8, 8, generator=generator)
     parameters = siamese.draw(3, generator)
     result = siamese.apply(images, parameters)
@@ -226,12 +226,10 @@ def test_same_seed_draws_the_same_and_another_something_else():
     assert not torch.equal(drawn[0].uniforms[0], drawn[2].uniforms[0])
 
 
-def test_one_of_draws_each_operation_in_turn_and_all_applies_every_one(generator):
-    names = tuple(ALL.split("_"))
-    one = SiameseAugment(names)
-    drawn = [one.draw(1, generator).operations for _ in range(100)]
-    assert {operation for (operation,) in drawn} == set(names)
-    assert SiameseAugment(names, one_of=False).draw(1, generator).operations == names
+def test_a_draw_is_of_one_operation_and_every_one_has_its_turn(generator):
+    siamese = SiameseAugment.from_text(ALL)
+    drawn = [siamese.draw(1, generator).operations for _ in range(100)]
+    assert {operation for (operation,) in drawn} == set(ALL.split("_"))
 
 
 def test_flip_is_left_out_where_left_and_right_differ():
@@ -257,9 +255,8 @@ def test_augment_is_draw_and_apply_with_one_row_an_image(generator):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("one_of", [True, False])
-def test_draws_applied_together_are_those_applied_one_by_one(shared, one_of, generator):
-    augmentation = SiameseAugment(tuple(OPERATIONS), one_of=one_of)
+def test_draws_applied_together_are_those_applied_one_by_one(shared, generator):
+    augmentation = SiameseAugment(tuple(OPERATIONS))
     batches = torch.randn(9, 2, 3, 8, 8, generator=generator)
     drawn = [augmentation.draw(2, generator) for _ in batches]
     together = augmentation.apply_each(batches[0] if shared else batches, drawn)
@@ -277,5 +274,5 @@ def test_unknown_operation_is_refused_with_the_choices():
 @pytest.mark.usefixtures("untouched_global_rng")
 def test_global_generator_is_left_alone(generator):
     images = torch.rand(4, 3, 8, 8, generator=generator)
-    everything = SiameseAugment(tuple(ALL.split("_")), one_of=False)
-    assert everything.augment(images, generator).shape == images.shape
+    siamese = SiameseAugment.from_text(ALL)
+    assert siamese.augment(images, generator).shape == images.shape

@@ -178,6 +178,15 @@ def test_value_out_of_range_is_refused_with_path_value_and_remedy(assignment):
         CondenseConfig().with_overrides([assignment])
 
 
+@pytest.mark.parametrize(
+    "assignment", ["format.code_map=per_class", "format.dispersion=true"]
+)
+def test_a_density_of_codes_that_nothing_learns_is_refused(assignment):
+    with pytest.raises(ConfigError, match=r"only pretrain\.method=variational learns"):
+        CondenseConfig().with_overrides([assignment])
+    CondenseConfig().with_overrides([assignment, "pretrain.method=variational"])
+
+
 def test_unknown_augmentation_is_refused():
     with pytest.raises(ConfigError, match="'blur'"):
         CondenseConfig(augment="color_blur")

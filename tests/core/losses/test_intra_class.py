@@ -26,6 +26,13 @@ def test_loss_matches_the_reference(classes, images, tau, centred, generator, de
     assert loss.item() == pytest.approx(reference.intra_class(features, given, tau=tau))
 
 
+def test_autocast_leaves_it_in_full_precision(generator):
+    features, centres = (tensor.float() for tensor in draw(generator))
+    expected = intra_class_loss(features, centres)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(intra_class_loss(features, centres), expected)
+
+
 def test_two_images_at_their_centre_pay_log_two():
     features, centre = torch.ones(1, 2, 3), torch.ones(1, 3)
     assert intra_class_loss(features, centre).item() == pytest.approx(math.log(2))

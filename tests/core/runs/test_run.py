@@ -348,7 +348,7 @@ def test_every_network_can_be_phi(tiny_config, tiny_data, name):
     ],
 )
 def test_running_out_of_memory_is_advised(error):
-    with pytest.raises(RunError, match=r"lower loop\.association"), memory_advice():
+    with pytest.raises(RunError, match=r"set loop\.codes_per_step"), memory_advice():
         raise error
 
 
