@@ -91,8 +91,8 @@ def condense_privately(
     kept = statistics.kept
     if not kept:
         raise DataError(
-            "no class has enough images with this noise: lower min_class_count or "
-            "raise epsilon"
+            "no class has enough images with this noise: lower min-class-count or "
+            "raise dp-epsilon"
         )
     targets_YD = class_means(statistics).to(device)
     extractor = RandomFeatures(statistics.config, statistics.image_shape).to(device)

@@ -371,17 +371,22 @@ def test_a_poisoned_class_is_dropped(strategy_of, grid_of, run_config):
 # ------------------------------------------------------------------ privacy
 
 
-def test_the_private_mode_reports_its_budget_and_releases_once(
-    strategy_of, grid_of, run_config, monkeypatch
-):
-    released = []
-    original = condensing.release
+@pytest.fixture
+def released(monkeypatch):
+    """Number of images of every release."""
+    seen, original = [], condensing.release
 
     def counted(data, *arguments, **options):
-        released.append(len(data))
+        seen.append(len(data))
         return original(data, *arguments, **options)
 
     monkeypatch.setattr(condensing, "release", counted)
+    return seen
+
+
+def test_the_private_mode_reports_its_budget_and_releases_once(
+    strategy_of, grid_of, run_config, released
+):
     run_config |= {"dp-epsilon": 50.0, "dp-delta": 1e-6, "num-server-rounds": 2}
     result = strategy_of(run_config).start(grid_of(run_config))
     assert len(released) == 3
@@ -391,6 +396,24 @@ def test_the_private_mode_reports_its_budget_and_releases_once(
     for contribution in result.state.contributions.values():
         assert contribution.privacy["epsilon"] == 50.0
         assert contribution.privacy["delta"] == 1e-6
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"dp-epsilon": 0.05, "min-class-count": 10_000}, "lower min-class-count"),
+        ({"dp-epsilon": 50.0, "upload-bytes": 100}, "BudgetError"),
+    ],
+)
+def test_a_private_client_that_failed_draws_no_second_time(
+    strategy_of, grid_of, run_config, released, settings, reason
+):
+    run_config |= {"num-server-rounds": 2, **settings}
+    result = strategy_of(run_config).start(grid_of(run_config))
+    first, second = result.state.reports
+    assert reason in first.rejected["node 100"]
+    assert second.rejected == first.rejected
+    assert len(released) == 3
 
 
 def test_a_server_that_asks_again_gets_the_same_release(grid_of, run_config):
