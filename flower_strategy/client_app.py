@@ -26,6 +26,7 @@ from torch import Tensor
 from condense_core import (
     CondensedDataset,
     CondenseError,
+    ConfigError,
     DataError,
     PixelStatistics,
 )
@@ -88,7 +89,17 @@ def condense(message: Message, context: Context) -> Message:
 @app.evaluate()
 @answers_errors
 def evaluate(message: Message, context: Context) -> Message:
-    """Test the global model on the client's held-out images."""
+    """Test the global model on the client's held-out images.
+
+    Raises:
+        ConfigError: The private mode is on, and does not cover these images.
+    """
+    epsilon = ClientSettings.read(context.run_config).dp_epsilon
+    if epsilon > 0:
+        raise ConfigError(
+            f"dp-epsilon is {epsilon:g} and does not cover held-out images: set "
+            "evaluate-clients=false"
+        )
     local, model = _local(context), ModelSettings.read(context.run_config)
     metrics = MetricRecord({"num-examples": 0, "accuracy": 0.0})
     if local.test is not None:
@@ -147,13 +158,11 @@ def _condense_once(
     state = context.state
     if not any(name.startswith(RELEASE) for name in state):
         local = _local(context)
-        started = time.monotonic()
         try:
-            contribution = condense_with_privacy(
-                local.client, local.train, settings, model
+            # Without seconds: they depend on the number of images, and have no noise.
+            answer = encode(
+                condense_with_privacy(local.client, local.train, settings, model)
             )
-            seconds = time.monotonic() - started
-            answer = encode(replace(contribution, seconds=seconds))
         except Exception as error:
             answer = RecordDict({FAILURE: ConfigRecord({"reason": _reason(error)})})
         for name, record in answer.items():

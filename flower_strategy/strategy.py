@@ -243,7 +243,10 @@ class CondensationStrategy(Strategy):
     ) -> MetricRecord | None:
         """Have clients test the global model; add the result to the round's report."""
         sent = list(self.configure_evaluate(server_round, arrays, config, grid))
-        replies = exchange(grid, sent, seconds).content.values()
+        answers = exchange(grid, sent, seconds)
+        for node, reason in answers.failed.items():
+            log(WARNING, "\t├──> not tested by node %d: %s", node, reason)
+        replies = answers.content.values()
         found = self.aggregate_evaluate(server_round, replies)
         *earlier, report = self.state.reports
         report = with_traffic(report, sent, replies)

@@ -430,6 +430,20 @@ def test_a_server_that_asks_again_gets_the_same_release(grid_of, run_config):
         assert answers[1]["condensed"][name].data == array.data
 
 
+def test_a_private_client_does_not_tell_how_long_it_took(
+    strategy_of, grid_of, run_config
+):
+    run_config |= {"dp-epsilon": 50.0, "min-clients": 1}
+    result = strategy_of(run_config).start(grid_of(run_config, clients=1))
+    assert last(result).client_seconds == {"partition-0": 0.0}
+
+
+def test_a_private_client_does_not_test_the_model(grid_of, run_config):
+    grid = grid_of(run_config | {"dp-epsilon": 50.0}, clients=1)
+    replies = exchange(grid, [Message(RecordDict(), 100, "evaluate")], 1.0)
+    assert "set evaluate-clients=false" in replies.failed[100]
+
+
 def test_private_counts_are_noised(strategy_of, grid_of, run_config):
     run_config |= {"min-clients": 1, "partition": "iid"}
     private = run_config | {"dp-epsilon": 4.0}
