@@ -145,7 +145,7 @@ class RunState:
             raise RunError(
                 f"there is no folder {folder} to resume from: check the path"
             )
-        rounds = sorted(folder.glob("round-[0-9][0-9][0-9]*"), key=_number)
+        rounds = saved_rounds(folder)
         if not rounds:
             return cls()
         newest = rounds[-1]
@@ -171,6 +171,11 @@ class RunState:
                 f"{newest} is damaged ({error!r:.80}): remove it to resume from the "
                 "previous round"
             ) from error
+
+
+def saved_rounds(folder: Path) -> list[Path]:
+    """The complete rounds in a folder, in order; none if it does not exist."""
+    return sorted(folder.glob("round-[0-9][0-9][0-9]*"), key=_number)
 
 
 def _contribution(folder: Path, name: str, stored: Mapping[str, Any]) -> Contribution:

@@ -27,7 +27,7 @@ from flower_strategy.global_model import GlobalTraining
 from flower_strategy.payload import CONFIG, GENERATOR, GLOBAL, Limits, pack_generator
 from flower_strategy.result import CondensationResult, metrics_of
 from flower_strategy.roster import Roster
-from flower_strategy.rounds import RoundReport, RunState
+from flower_strategy.rounds import RoundReport, RunState, saved_rounds
 from flower_strategy.settings import ModelSettings, ServerSettings
 from flower_strategy.traffic import with_traffic
 
@@ -126,13 +126,15 @@ class CondensationStrategy(Strategy):
             evaluate_fn: Called with round and weights after every round.
 
         Raises:
-            ConfigError: ``num_rounds`` is below 1, or ``timeout`` not above 0.
+            ConfigError: ``num_rounds`` is below 1, or ``timeout`` not above 0, or
+                ``save-to`` holds rounds of another run.
             RunError: Too few clients connect, or a folder cannot be read or written.
         """
         rounds = self.settings.num_server_rounds if num_rounds is None else num_rounds
         seconds = self.settings.round_seconds if timeout is None else timeout
         at_least("num_rounds", rounds, 1)
         positive("timeout", seconds)
+        self._check_save_to()
         if self.settings.resume_from:
             self._resume(grid, Path(self.settings.resume_from))
         self._initialise(initial_arrays)
@@ -302,6 +304,19 @@ class CondensationStrategy(Strategy):
             given.to_torch_state_dict() if given else self._training.first_weights()
         )
         self.state = RunState(model=dict(weights))
+
+    def _check_save_to(self) -> None:
+        """Refuse rounds of another run, which resuming would take for this one's."""
+        folder, source = (
+            Path(name) if name else None
+            for name in (self.settings.save_to, self.settings.resume_from)
+        )
+        own = self.state.reports or folder == source
+        if folder and not own and saved_rounds(folder):
+            raise ConfigError(
+                f"save-to {folder} holds rounds of another run: set resume-from to "
+                "continue it, or choose another folder"
+            )
 
     def _resume(self, grid: Grid, folder: Path) -> None:
         """Load the state, and find its clients again to return their generators."""

@@ -543,6 +543,30 @@ def test_a_finished_run_is_not_run_again(strategy_of, grid_of, run_config, tmp_p
     assert len(second.state.reports) == 1
 
 
+@pytest.mark.parametrize("source", ["", "elsewhere"])
+def test_a_folder_with_rounds_of_another_run_is_refused_before_any_work(
+    strategy_of, grid_of, run_config, tmp_path, source
+):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "used" / "round-001").mkdir(parents=True)
+    run_config |= {"save-to": str(tmp_path / "used")}
+    if source:
+        run_config |= {"resume-from": str(tmp_path / source)}
+    grid = grid_of(run_config, kind=Failing)
+    with pytest.raises(ConfigError, match="holds rounds of another run"):
+        strategy_of(run_config).start(grid)
+    assert not grid.asked
+
+
+def test_a_run_that_is_started_again_goes_on_in_its_own_folder(
+    strategy_of, grid_of, run_config, tmp_path
+):
+    strategy = strategy_of(run_config | {"save-to": str(tmp_path)})
+    for rounds in (1, 2):
+        strategy.start(grid_of(run_config, kind=Failing), num_rounds=rounds)
+    assert RunState.load(tmp_path).server_round == 2
+
+
 def test_rounds_are_left_as_artefacts(strategy_of, grid_of, run_config, tmp_path):
     run_config |= {"save-to": str(tmp_path)}
     strategy = strategy_of(run_config)
