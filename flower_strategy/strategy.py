@@ -27,7 +27,7 @@ from flower_strategy.global_model import GlobalTraining
 from flower_strategy.payload import CONFIG, GENERATOR, GLOBAL, Limits, pack_generator
 from flower_strategy.result import CondensationResult, metrics_of
 from flower_strategy.roster import Roster
-from flower_strategy.rounds import RoundReport, RunState, saved_rounds
+from flower_strategy.rounds import RoundReport, RunState, meaning_of, saved_rounds
 from flower_strategy.settings import ModelSettings, ServerSettings
 from flower_strategy.traffic import with_traffic
 
@@ -127,7 +127,8 @@ class CondensationStrategy(Strategy):
 
         Raises:
             ConfigError: ``num_rounds`` is below 1, or ``timeout`` not above 0, or
-                ``save-to`` holds rounds of another run.
+                ``save-to`` holds rounds of another run, or that in ``resume-from`` has
+                other settings.
             RunError: Too few clients connect, or a folder cannot be read or written.
         """
         rounds = self.settings.num_server_rounds if num_rounds is None else num_rounds
@@ -303,7 +304,9 @@ class CondensationStrategy(Strategy):
         weights = (
             given.to_torch_state_dict() if given else self._training.first_weights()
         )
-        self.state = RunState(model=dict(weights))
+        self.state = RunState(
+            model=dict(weights), meaning=meaning_of(self.model, self.limits)
+        )
 
     def _check_save_to(self) -> None:
         """Refuse rounds of another run, which resuming would take for this one's."""
@@ -321,6 +324,7 @@ class CondensationStrategy(Strategy):
     def _resume(self, grid: Grid, folder: Path) -> None:
         """Load the state, and find its clients again to return their generators."""
         self.state = RunState.load(folder)
+        self.state.check_meaning(meaning_of(self.model, self.limits))
         if not self.state.contributions:
             return
         self.dropped = self._training.find_outliers(self.state)

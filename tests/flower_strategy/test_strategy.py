@@ -567,6 +567,18 @@ def test_a_run_that_is_started_again_goes_on_in_its_own_folder(
     assert RunState.load(tmp_path).server_round == 2
 
 
+def test_a_run_is_not_resumed_under_other_settings(
+    strategy_of, grid_of, run_config, tmp_path
+):
+    run_config |= {"save-to": str(tmp_path)}
+    strategy_of(run_config).start(grid_of(run_config, kind=Failing))
+    other = run_config | {"resume-from": str(tmp_path), "network-width": 8}
+    grid = grid_of(other, kind=Failing)
+    with pytest.raises(ConfigError, match="network-width 4, this one 8"):
+        strategy_of(other).start(grid, num_rounds=2)
+    assert not grid.asked
+
+
 def test_rounds_are_left_as_artefacts(strategy_of, grid_of, run_config, tmp_path):
     run_config |= {"save-to": str(tmp_path)}
     strategy = strategy_of(run_config)
