@@ -2,7 +2,7 @@
 
 ``round-001/`` holds ``global.safetensors``, one artefact per client in ``clients/``,
 and ``round.json``; nothing in it is pickled. A server that was killed resumes from the
-newest one.
+newest one. ``round-000/`` has what the clients sent before the first training.
 """
 
 import json
@@ -165,7 +165,7 @@ class RunState:
             raise RunError(
                 f"there is no folder {folder} to resume from: check the path"
             )
-        rounds = saved_rounds(folder)
+        rounds = _saved(folder)
         if not rounds:
             return cls()
         newest = rounds[-1]
@@ -212,7 +212,20 @@ def meaning_of(model: ModelSettings, limits: Limits) -> dict[str, Any]:
     }
 
 
-def saved_rounds(folder: Path) -> list[Path]:
+def refuse_rounds(folder: Path) -> None:
+    """Refuse a folder with rounds of another run: resuming would continue that one.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    if _saved(folder):
+        raise ConfigError(
+            f"save-to {folder} holds rounds of another run: set resume-from to "
+            "continue it, or choose another folder"
+        )
+
+
+def _saved(folder: Path) -> list[Path]:
     """The complete rounds in a folder, in order; none if it does not exist."""
     return sorted(folder.glob("round-[0-9][0-9][0-9]*"), key=_number)
 

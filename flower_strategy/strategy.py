@@ -27,7 +27,7 @@ from flower_strategy.global_model import GlobalTraining
 from flower_strategy.payload import CONFIG, GENERATOR, GLOBAL, Limits, pack_generator
 from flower_strategy.result import CondensationResult, metrics_of
 from flower_strategy.roster import Roster
-from flower_strategy.rounds import RoundReport, RunState, meaning_of, saved_rounds
+from flower_strategy.rounds import RoundReport, RunState, meaning_of, refuse_rounds
 from flower_strategy.settings import ModelSettings, ServerSettings
 from flower_strategy.traffic import with_traffic
 
@@ -135,9 +135,11 @@ class CondensationStrategy(Strategy):
         seconds = self.settings.round_seconds if timeout is None else timeout
         at_least("num_rounds", rounds, 1)
         positive("timeout", seconds)
-        self._check_save_to()
-        if self.settings.resume_from:
-            self._resume(grid, Path(self.settings.resume_from))
+        save_to, resume_from = self._folders
+        if save_to and save_to != resume_from and not self.state.reports:
+            refuse_rounds(save_to)
+        if resume_from:
+            self._resume(grid, resume_from)
         self._initialise(initial_arrays)
         self.summary()
         result = CondensationResult()
@@ -152,8 +154,8 @@ class CondensationStrategy(Strategy):
             )
             if local is not None:
                 result.evaluate_metrics_clientapp[number] = local
-            if self.settings.save_to:
-                self.state.save(Path(self.settings.save_to))
+            if save_to:
+                self.state.save(save_to)
         result.finish(self.state, self.dropped)
         return result
 
@@ -285,6 +287,9 @@ class CondensationStrategy(Strategy):
         # Sorted by name: the result must not depend on which client answers first.
         self.state = replace(self.state, contributions=dict(sorted(merged.items())))
         if len(accepted) >= self.settings.min_clients:
+            if self._folders[0] and not self.state.trained:
+                # So that a failure of the training does not cost the clients' work.
+                self.state.save(self._folders[0])
             self.dropped = self._training.find_outliers(self.state)
             self.state, report = self._training.train(self.state, report, self.dropped)
         else:
@@ -297,6 +302,13 @@ class CondensationStrategy(Strategy):
         report = replace(report, seconds=time.monotonic() - started)
         self.state = self.state.after(report)
 
+    @property
+    def _folders(self) -> tuple[Path | None, Path | None]:
+        """Where rounds are saved to, and resumed from."""
+        names = self.settings.save_to, self.settings.resume_from
+        save_to, resume_from = (Path(name) if name else None for name in names)
+        return save_to, resume_from
+
     def _initialise(self, given: ArrayRecord | None) -> None:
         """Begin with the given weights or the seeded ones, unless there are some."""
         if self.state.model:
@@ -307,19 +319,6 @@ class CondensationStrategy(Strategy):
         self.state = RunState(
             model=dict(weights), meaning=meaning_of(self.model, self.limits)
         )
-
-    def _check_save_to(self) -> None:
-        """Refuse rounds of another run, which resuming would take for this one's."""
-        folder, source = (
-            Path(name) if name else None
-            for name in (self.settings.save_to, self.settings.resume_from)
-        )
-        own = self.state.reports or folder == source
-        if folder and not own and saved_rounds(folder):
-            raise ConfigError(
-                f"save-to {folder} holds rounds of another run: set resume-from to "
-                "continue it, or choose another folder"
-            )
 
     def _resume(self, grid: Grid, folder: Path) -> None:
         """Load the state, and find its clients again to return their generators."""

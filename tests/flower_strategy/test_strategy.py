@@ -18,7 +18,7 @@ from flwr.app import (
 )
 
 from condense_core import CondensedDataset, ConfigError, RunError, evaluate
-from flower_strategy import condensing
+from flower_strategy import condensing, global_model
 from flower_strategy.client_app import app
 from flower_strategy.exchange import exchange
 from flower_strategy.local_grid import LocalGrid
@@ -532,6 +532,26 @@ def test_a_stopped_server_resumes_with_new_nodes(
     same_model(whole, resumed)
     assert [r.server_round for r in resumed.state.reports] == [1, 2, 3]
     assert resumed.state.reports[2].accuracy == whole.state.reports[2].accuracy
+
+
+def test_a_failed_training_does_not_cost_the_clients_work(
+    strategy_of, grid_of, run_config, tmp_path, monkeypatch
+):
+    whole = strategy_of(run_config).start(grid_of(run_config))
+
+    def fails(*_, **__):
+        raise RunError("no memory")
+
+    run_config |= {"save-to": str(tmp_path)}
+    with monkeypatch.context() as patch:
+        patch.setattr(global_model, "train_global", fails)
+        with pytest.raises(RunError, match="no memory"):
+            strategy_of(run_config).start(grid_of(run_config))
+    monkeypatch.setattr(condensing, "condense", fails)
+    run_config |= {"resume-from": str(tmp_path)}
+    resumed = strategy_of(run_config).start(grid_of(run_config))
+    same_model(whole, resumed)
+    assert [report.server_round for report in resumed.state.reports] == [1]
 
 
 def test_a_finished_run_is_not_run_again(strategy_of, grid_of, run_config, tmp_path):
