@@ -34,7 +34,7 @@ from condense_core.compute.devices import resolve_device
 from condense_core.training import accuracy
 from flower_strategy.condensing import condense_locally, condense_with_privacy
 from flower_strategy.global_model import initial_model
-from flower_strategy.local_data import LocalData, load_local
+from flower_strategy.local_data import LocalData, client_name, load_local
 from flower_strategy.payload import (
     ARRAYS,
     CONFIG,
@@ -122,7 +122,7 @@ def evaluate(message: Message, context: Context) -> Message:
 @answers_errors
 def identify(message: Message, context: Context) -> Message:
     """Give the client's name, so that a restarted server can recognise it."""
-    name = ConfigRecord({"client": _local(context).client})
+    name = ConfigRecord({"client": client_name(context.node_config)})
     return Message(RecordDict({"identity": name}), reply_to=message)
 
 
