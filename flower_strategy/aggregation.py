@@ -36,8 +36,10 @@ def image_counts(
 
     Within a class each client gets images in proportion to its real ones, capped at
     ``max_share`` of the class when other clients also have it (equal parts if the cap
-    cannot be met). So a client cannot take over a class by claiming many images. A
-    class of n images is weighted n^(1 - ``class_balance``).
+    cannot be met). So with ``max_share`` below 1 a client cannot take over a class that
+    others have by claiming many images; it can if nobody else has the class, and by
+    default it can take over the whole training set. A class of n images is weighted
+    n^(1 - ``class_balance``).
 
     Args:
         contributions: At least one.

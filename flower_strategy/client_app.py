@@ -26,6 +26,7 @@ from torch import Tensor
 from condense_core import (
     CondensedDataset,
     CondenseError,
+    ConfigError,
     DataError,
     PixelStatistics,
 )
@@ -33,7 +34,7 @@ from condense_core.compute.devices import resolve_device
 from condense_core.training import accuracy
 from flower_strategy.condensing import condense_locally, condense_with_privacy
 from flower_strategy.global_model import initial_model
-from flower_strategy.local_data import LocalData, load_local
+from flower_strategy.local_data import LocalData, client_name, load_local
 from flower_strategy.payload import (
     ARRAYS,
     CONFIG,
@@ -49,7 +50,8 @@ from flower_strategy.payload import (
 from flower_strategy.settings import ClientSettings, DataSettings, ModelSettings
 
 CLIENT_FAILED = 101  # error code of a client that could not condense
-RELEASE = "release-"  # prefix of the records that a private client has sent
+RELEASE = "release-"  # prefix of the records that a private client has answered with
+FAILURE = "failure"  # one of them: it could not condense
 
 app = ClientApp()
 Handler = Callable[[Message, Context], Message]
@@ -63,12 +65,8 @@ def answers_errors(handler: Handler) -> Handler:
         try:
             ModelSettings.read(context.run_config).prepare_process()
             return handler(message, context)
-        except CondenseError as error:
-            reason = f"{type(error).__name__}: {error}"
         except Exception as error:
-            reason = f"internal error: {type(error).__name__}"
-            log(WARNING, "%s", reason, exc_info=error)
-        return Message(Error(CLIENT_FAILED, reason), reply_to=message)
+            return _refusal(message, _reason(error))
 
     return handle
 
@@ -80,25 +78,28 @@ def condense(message: Message, context: Context) -> Message:
     started = time.monotonic()
     settings = ClientSettings.read(context.run_config)
     model = ModelSettings.read(context.run_config)
-    if RELEASE + SPEC in context.state:
-        return Message(_released(context), reply_to=message)
+    if settings.dp_epsilon > 0:
+        return _condense_once(message, context, settings, model)
     local = _local(context)
-    if settings.dp_epsilon > 0:
-        contribution = condense_with_privacy(local.client, local.train, settings, model)
-    else:
-        contribution = _condense_openly(message, context, local, settings, model)
+    contribution = _condense_openly(message, context, local, settings, model)
     seconds = time.monotonic() - started
-    content = encode(replace(contribution, seconds=seconds))
-    if settings.dp_epsilon > 0:
-        for name, record in content.items():
-            context.state[RELEASE + name] = record
-    return Message(content, reply_to=message)
+    return Message(encode(replace(contribution, seconds=seconds)), reply_to=message)
 
 
 @app.evaluate()
 @answers_errors
 def evaluate(message: Message, context: Context) -> Message:
-    """Test the global model on the client's held-out images."""
+    """Test the global model on the client's held-out images.
+
+    Raises:
+        ConfigError: The private mode is on, and does not cover these images.
+    """
+    epsilon = ClientSettings.read(context.run_config).dp_epsilon
+    if epsilon > 0:
+        raise ConfigError(
+            f"dp-epsilon is {epsilon:g} and does not cover held-out images: set "
+            "evaluate-clients=false"
+        )
     local, model = _local(context), ModelSettings.read(context.run_config)
     metrics = MetricRecord({"num-examples": 0, "accuracy": 0.0})
     if local.test is not None:
@@ -121,7 +122,7 @@ def evaluate(message: Message, context: Context) -> Message:
 @answers_errors
 def identify(message: Message, context: Context) -> Message:
     """Give the client's name, so that a restarted server can recognise it."""
-    name = ConfigRecord({"client": _local(context).client})
+    name = ConfigRecord({"client": client_name(context.node_config)})
     return Message(RecordDict({"identity": name}), reply_to=message)
 
 
@@ -146,14 +147,44 @@ def _condense_openly(
     return contribution
 
 
-def _released(context: Context) -> RecordDict:
-    """What the private mode sent before: its budget allows one release per run.
+def _condense_once(
+    message: Message, context: Context, settings: ClientSettings, model: ModelSettings
+) -> Message:
+    """The one answer of the private mode in a run: its budget allows one release.
 
-    Releasing again with new noise would reveal more about the same images.
+    Releasing again with new noise would reveal more about the same images. A failure
+    is an answer too: that no class is left, for example, tells what was drawn.
     """
-    return RecordDict(
-        {name: context.state[RELEASE + name] for name in (ARRAYS, SPEC, METRICS)}
-    )
+    state = context.state
+    if not any(name.startswith(RELEASE) for name in state):
+        local = _local(context)
+        try:
+            # Without seconds: they depend on the number of images, and have no noise.
+            answer = encode(
+                condense_with_privacy(local.client, local.train, settings, model)
+            )
+        except Exception as error:
+            answer = RecordDict({FAILURE: ConfigRecord({"reason": _reason(error)})})
+        for name, record in answer.items():
+            state[RELEASE + name] = record
+    if RELEASE + FAILURE in state:
+        reason = state.config_records[RELEASE + FAILURE]["reason"]
+        return _refusal(message, cast(str, reason))
+    sent = {name: state[RELEASE + name] for name in (ARRAYS, SPEC, METRICS)}
+    return Message(RecordDict(sent), reply_to=message)
+
+
+def _reason(error: Exception) -> str:
+    """A failure in one line, safe for the server to read."""
+    if isinstance(error, CondenseError):
+        return f"{type(error).__name__}: {error}"
+    reason = f"internal error: {type(error).__name__}"
+    log(WARNING, "%s", reason, exc_info=error)
+    return reason
+
+
+def _refusal(message: Message, reason: str) -> Message:
+    return Message(Error(CLIENT_FAILED, reason), reply_to=message)
 
 
 def _local(context: Context) -> LocalData:

@@ -31,12 +31,20 @@ class GlobalTraining:
         model: Architecture of the global model, seed and device.
         limits: Image shape and class names.
         test: Images the global model is tested on, or None.
+
+    Raises:
+        ConfigError: The device is unknown.
+        RunError: This machine does not have it.
     """
 
     settings: ServerSettings
     model: ModelSettings
     limits: Limits
     test: ImageData | None
+
+    def __post_init__(self) -> None:
+        """Check the device, before clients work for what could not be trained."""
+        resolve_device(self.model.device)
 
     def first_weights(self) -> dict[str, Tensor]:
         """Weights of the global model before the first round."""

@@ -41,18 +41,42 @@ def load_local(node_config: Mapping[str, Any], settings: DataSettings) -> LocalD
     """Read the images of this node.
 
     Raises:
-        ConfigError: The node configuration names neither kind of data, or a partition
-            that does not exist.
+        ConfigError: As for `client_name`, or no classes are named.
         DataError: The images cannot be read, or have unknown classes.
     """
+    client = client_name(node_config)
     if "partition-id" in node_config:
-        return _simulated(node_config, settings)
-    if "data-path" in node_config:
-        return _site(node_config, settings)
-    raise ConfigError(
-        "the node has neither partition-id nor data-path: start it with --node-config "
-        "'partition-id=0 num-partitions=10' or --node-config 'data-path=\"/data\"'"
-    )
+        train, test = _simulated(node_config, settings)
+    else:
+        train, test = _site(node_config, settings)
+    return LocalData(client=client, train=train, test=test)
+
+
+def client_name(node_config: Mapping[str, Any]) -> str:
+    """The name of this node's client; no image is read.
+
+    Raises:
+        ConfigError: The node configuration names neither kind of data, or a partition
+            that does not exist, or the name is not allowed.
+    """
+    if "partition-id" in node_config:
+        return f"partition-{_partition(node_config)[0]}"
+    if "data-path" not in node_config:
+        raise ConfigError(
+            "the node has neither partition-id nor data-path: start it with "
+            "--node-config 'partition-id=0 num-partitions=10' or --node-config "
+            "'data-path=\"/data\"'"
+        )
+    # A digest: path and host may reveal more than a site wants to share.
+    origin = f"{platform.node()}:{_data_path(node_config).resolve()}"
+    digest = hashlib.sha256(origin.encode()).hexdigest()[:12]
+    client = str(node_config.get("client-name", f"site-{digest}"))
+    if not CLIENT_NAME.fullmatch(client):
+        raise ConfigError(
+            f"client-name={client!r:.40} is not allowed: use letters, digits, '.', '-' "
+            "and '_'"
+        )
+    return client
 
 
 def load_global(settings: DataSettings, split: Split) -> ImageData:
@@ -70,43 +94,46 @@ def load_global(settings: DataSettings, split: Split) -> ImageData:
     )
 
 
-def _simulated(node_config: Mapping[str, Any], settings: DataSettings) -> LocalData:
+def _simulated(
+    node_config: Mapping[str, Any], settings: DataSettings
+) -> tuple[ImageData, ImageData | None]:
+    number, count = _partition(node_config)
+    train, test = load_global(settings, "train"), load_global(settings, "test")
+    parts = partition(
+        train.labels.numpy(), count, settings.partition, settings.partition_seed
+    )
+    held_out = iid(len(test), count, seed=settings.partition_seed)[number]
+    return (
+        train.subset(torch.from_numpy(parts[number])),
+        test.subset(torch.from_numpy(held_out)) if len(held_out) else None,
+    )
+
+
+def _partition(node_config: Mapping[str, Any]) -> tuple[int, int]:
+    """Number of the partition, and of all partitions."""
     number, count = node_config["partition-id"], node_config.get("num-partitions")
     if type(number) is not int or type(count) is not int or not 0 <= number < count:
         raise ConfigError(
             f"partition-id={number!r} of num-partitions={count!r} does not exist: give "
             "partition-id 0 to num-partitions - 1"
         )
-    train, test = load_global(settings, "train"), load_global(settings, "test")
-    parts = partition(
-        train.labels.numpy(), count, settings.partition, settings.partition_seed
-    )
-    held_out = iid(len(test), count, seed=settings.partition_seed)[number]
-    return LocalData(
-        client=f"partition-{number}",
-        train=train.subset(torch.from_numpy(parts[number])),
-        test=test.subset(torch.from_numpy(held_out)) if len(held_out) else None,
-    )
+    return number, count
 
 
-def _site(node_config: Mapping[str, Any], settings: DataSettings) -> LocalData:
+def _site(
+    node_config: Mapping[str, Any], settings: DataSettings
+) -> tuple[ImageData, ImageData | None]:
     classes = settings.class_names or _class_names_of(settings)
-    folder = Path(str(node_config["data-path"])).expanduser()
-    # A digest: path and host may reveal more than a site wants to share.
-    origin = f"{platform.node()}:{folder.resolve()}"
-    digest = hashlib.sha256(origin.encode()).hexdigest()[:12]
-    client = str(node_config.get("client-name", f"site-{digest}"))
-    if not CLIENT_NAME.fullmatch(client):
-        raise ConfigError(
-            f"client-name={client!r:.40} is not allowed: use letters, digits, '.', '-' "
-            "and '_'"
-        )
+    folder = _data_path(node_config)
     train = _folder(folder, "train", settings, classes)
     try:
-        test = _folder(folder, "test", settings, classes)
+        return train, _folder(folder, "test", settings, classes)
     except MissingSplitError:
-        test = None
-    return LocalData(client=client, train=train, test=test)
+        return train, None
+
+
+def _data_path(node_config: Mapping[str, Any]) -> Path:
+    return Path(str(node_config["data-path"])).expanduser()
 
 
 def _folder(

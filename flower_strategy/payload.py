@@ -21,7 +21,8 @@ from condense_core.artefact.checks import FORMAT_VERSION, content_digest, read_s
 from condense_core.artefact.compact import pack, unpack
 from condense_core.artefact.precision import encoded_layout
 from condense_core.generator import default_blocks
-from condense_core.synthesiser import SynthesiserSpec
+from condense_core.seeding import make_generator
+from condense_core.synthesiser import GeneratorSynthesiser, SynthesiserSpec
 from flower_strategy.npy import HEADER_BYTES, PayloadError, read_array, write_array
 
 PAYLOAD_VERSION = 1
@@ -31,7 +32,7 @@ MAX_SPEC_BYTES = 100_000
 MAX_SECONDS = 1e9
 LARGEST_WEIGHT = 1e4  # trained ones stay below 1e2
 PRIVACY_BYTES = 512  # upper bound for the report of the private mode
-CHECKED_IMAGES = 4  # per class, generated once to see whether the generator works
+CHECKED_IMAGES = 16  # per class, drawn once to see whether the generator works
 CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _ARRAY_BYTES = 128  # header before the values in NumPy's format
@@ -301,14 +302,23 @@ def _read_condensed(
 
 @torch.no_grad()
 def _check_images(condensed: CondensedDataset) -> None:
-    """Finite weights may still generate nothing useful: look at a few images."""
+    """Finite weights may still generate nothing useful: look at a few images.
+
+    They are fresh ones, as the server trains on, before noise that would hide that
+    they are constant. Its digest decides which, so that nobody can prepare them.
+    """
     synthesiser = condensed.synthesiser().eval()
-    codes = torch.arange(min(CHECKED_IMAGES, condensed.images_per_class))
+    assert isinstance(synthesiser, GeneratorSynthesiser)
+    rng = make_generator(0, "checked-images", condensed.digest)
     for label, name in enumerate(condensed.classes):
-        images = synthesiser(torch.tensor([label]), codes)
+        if condensed.spec.dispersion and not 0 <= synthesiser.dispersion[label] <= 1:
+            raise PayloadError(f"the dispersion of class {name!r:.40} is not 0 to 1")
+        labels = torch.full((CHECKED_IMAGES,), label)
+        images = synthesiser.draw(labels, rng, dispersed=False)
         if not torch.isfinite(images).all():
             raise PayloadError(f"its images of class {name!r:.40} are not finite")
-        if images.amin() < 0 or images.amax() > 1 or images.std() < 1e-4:
+        contrast = images.flatten(1).std(dim=1).median()  # of a typical image
+        if images.amin() < 0 or images.amax() > 1 or contrast < 1e-4:
             raise PayloadError(
                 f"its images of class {name!r:.40} are constant or out of range"
             )

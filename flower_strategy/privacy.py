@@ -28,10 +28,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from condense_core.config.strict import at_least, non_negative, positive
+from condense_core.config.strict import non_negative, positive
 from condense_core.data import ImageData, PixelStatistics, to_unit
 from condense_core.errors import ConfigError, DataError
-from condense_core.networks import FeatureNetwork, build_network
+from condense_core.networks import build_network
 from condense_core.seeding import derive_seed, make_generator
 from flower_strategy.accounting import check_delta, gaussian_sigma
 
@@ -63,14 +63,8 @@ class PrivacyConfig:
     """Images a class needs to be condensed; see `NoisyStatistics.kept`."""
     seed: int = 0
     """For the extractor. Public: it has nothing to do with the noise."""
-    networks: int = 1
-    """Untrained ConvNets whose features are concatenated."""
     width: int = 32
-    """Channels of their blocks."""
-    depth: int | None = None
-    """Their number of blocks; None: by image size."""
-    layers: tuple[int, ...] = (0,)
-    """Blocks whose entire outputs are the features."""
+    """Channels of the extractor."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -81,9 +75,6 @@ class PrivacyConfig:
             if math.isinf(getattr(self, name)):
                 raise ConfigError(f"{name} is infinite: choose a number")
         non_negative("min_class_count", self.min_class_count)
-        at_least("networks", self.networks, 1)
-        if not self.layers:
-            raise ConfigError("layers is empty: name at least one block, as in [0]")
 
     @property
     def sensitivity(self) -> float:
@@ -107,7 +98,9 @@ class PrivacyConfig:
 
 
 class RandomFeatures(nn.Module):
-    """Clipped, centred features of untrained networks: a fixed function of the config.
+    """Clipped, centred features of an untrained network: fixed by the config.
+
+    They are the entire output of the first block of a ConvNet.
 
     Pixels are normalised by 0.5 and 0.5, never by statistics of the data, and features
     are centred by those of smooth random images: all public, so it costs no budget.
@@ -119,35 +112,24 @@ class RandomFeatures(nn.Module):
     def __init__(
         self, config: PrivacyConfig, image_shape: tuple[int, int, int]
     ) -> None:
-        """Build the networks.
+        """Build the network.
 
         Raises:
-            ConfigError: The networks do not fit the images, or a layer does not exist.
+            ConfigError: It does not fit the images.
         """
         super().__init__()
         self.config = config
         grey = (0.5,) * image_shape[0]
         self.statistics = PixelStatistics(grey, grey)
-        networks = [
-            build_network(
-                "convnet",
-                image_shape=image_shape,
-                num_classes=1,
-                width=config.width,
-                depth=config.depth,
-                seed=derive_seed(config.seed, "private-features", index),
-            )
-            for index in range(config.networks)
-        ]
-        blocks = len(networks[0].blocks)
-        if not all(0 <= layer < blocks for layer in config.layers):
-            raise ConfigError(
-                f"layers {list(config.layers)} do not exist in a ConvNet of {blocks} "
-                f"blocks: choose from 0 to {blocks - 1}"
-            )
-        for network in networks:  # later blocks would be computed for nothing
-            network.blocks = network.blocks[: max(config.layers) + 1]
-        self.networks = nn.ModuleList(networks)
+        self.network = build_network(
+            "convnet",
+            image_shape=image_shape,
+            num_classes=1,
+            width=config.width,
+            seed=derive_seed(config.seed, "private-features", 0),
+        )
+        # Later blocks would be computed for nothing.
+        self.network.blocks = self.network.blocks[:1]
         self.eval().requires_grad_(False)
         self.register_buffer("centre", self._public_mean(image_shape))
 
@@ -157,16 +139,9 @@ class RandomFeatures(nn.Module):
 
     def _raw(self, images_BCHW: Tensor) -> Tensor:
         inputs = self.statistics.normalise(images_BCHW)
-        parts = []
-        for network in self.networks:
-            assert isinstance(network, FeatureNetwork)
-            maps = network.layer_features(inputs)
-            parts += [maps[layer].flatten(1) for layer in self.config.layers]
-        # Scaled by size, so that a larger layer does not outweigh a smaller one.
-        scales = [math.sqrt(part.shape[1] * len(parts)) for part in parts]
-        return torch.cat(
-            [part / scale for part, scale in zip(parts, scales, strict=True)], dim=1
-        )
+        features_BD = self.network.layer_features(inputs)[0].flatten(1)
+        scaled_BD: Tensor = features_BD / math.sqrt(features_BD.shape[1])
+        return scaled_BD
 
     def _public_mean(self, image_shape: tuple[int, int, int]) -> Tensor:
         rng = make_generator(self.config.seed, "public-images")

@@ -7,7 +7,7 @@ images, and numbers without noise, are never used here.
 Shape legend: Y classes, K codes per step, D features, C H W image.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from torch import Tensor
 from condense_core.artefact import CondensedDataset
 from condense_core.class_embedding import one_hot_embedding
 from condense_core.config import FormatConfig
-from condense_core.config.strict import at_least, non_negative, positive
 from condense_core.errors import ConfigError, DataError
 from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import (
@@ -25,43 +24,22 @@ from condense_core.synthesiser import (
 )
 from flower_strategy.privacy import NoisyStatistics, RandomFeatures, clipped
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MatchingConfig:
-    """How the generator is fitted; all of it public.
-
-    Raises:
-        ConfigError: A value is out of range.
-    """
-
-    steps: int = 300
-    """Generator updates."""
-    learning_rate: float = 5e-3
-    """Of Adam, decayed to 0 along a half cosine."""
-    codes_per_step: int = 10
-    """Codes from the codebook, and the same number of fresh ones, per class and step.
-    """
-    spread_weight: float = 0.3
-    """Weight of the mean squared distance between the features of an image and their
-    class mean. Matching means alone does not constrain single images."""
-    smoothness: float = 0.1
-    """Weight of the total variation: mean absolute differences between neighbouring
-    pixels."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        at_least("steps", self.steps, 1)
-        at_least("codes_per_step", self.codes_per_step, 1)
-        positive("learning_rate", self.learning_rate)
-        non_negative("spread_weight", self.spread_weight)
-        non_negative("smoothness", self.smoothness)
+# How the generator is fitted; all of it public.
+STEPS = 300  # generator updates
+LEARNING_RATE = 5e-3  # of Adam, decayed to 0 along a half cosine
+# From the codebook, and the same number of fresh ones, per class and step.
+CODES_PER_STEP = 10
+# Weight of the mean squared distance between the features of an image and their class
+# mean: matching means alone does not constrain single images.
+SPREAD_WEIGHT = 0.3
+# Weight of the total variation: mean absolute differences between neighbouring pixels.
+SMOOTHNESS = 0.1
 
 
 def condense_privately(
     statistics: NoisyStatistics,
     form: FormatConfig,
     *,
-    matching: MatchingConfig | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> tuple[CondensedDataset, dict[str, float | str]]:
@@ -71,7 +49,6 @@ def condense_privately(
         statistics: Noised statistics of one client.
         form: Sizes of the generator. The class embedding is always one-hot, since the
             other kinds are computed from real images.
-        matching: How to fit it; None takes the defaults.
         seed: For initialisation and random draws. May be public.
         device: Where to compute.
 
@@ -83,7 +60,6 @@ def condense_privately(
         ConfigError: The format is not a generator, or the extractor does not fit.
         DataError: No class is left, or the features have another size.
     """
-    matching = MatchingConfig() if matching is None else matching
     if form.kind != "generator":
         raise ConfigError(
             f"format.kind is {form.kind!r}: private statistics need kind='generator'"
@@ -91,8 +67,8 @@ def condense_privately(
     kept = statistics.kept
     if not kept:
         raise DataError(
-            "no class has enough images with this noise: lower min_class_count or "
-            "raise epsilon"
+            "no class has enough images with this noise: lower min-class-count or "
+            "raise dp-epsilon"
         )
     targets_YD = class_means(statistics).to(device)
     extractor = RandomFeatures(statistics.config, statistics.image_shape).to(device)
@@ -102,14 +78,14 @@ def condense_privately(
             f"{len(extractor.centre)}: release them with the same configuration"
         )
     synthesiser = _fresh(form, statistics.image_shape, len(kept), seed).to(device)
-    _fit(synthesiser, extractor, targets_YD, matching, seed=seed)
+    _fit(synthesiser, extractor, targets_YD, seed=seed)
     report = statistics.report()
     condensed = CondensedDataset.from_synthesiser(
         synthesiser,
         classes=[statistics.classes[label] for label in kept],
         statistics=extractor.statistics,
         precision=form.precision,
-        config={"format": asdict(form), "matching": asdict(matching), "seed": seed},
+        config={"format": asdict(form), "seed": seed},
         privacy=report,
     )
     return condensed, report
@@ -160,42 +136,38 @@ def _fit(
     synthesiser: GeneratorSynthesiser,
     extractor: RandomFeatures,
     targets_YD: Tensor,
-    matching: MatchingConfig,
     *,
     seed: int,
 ) -> None:
     device, spec = targets_YD.device, synthesiser.spec
-    optimiser = torch.optim.Adam(synthesiser.parameters(), lr=matching.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, matching.steps)
+    optimiser = torch.optim.Adam(synthesiser.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
     class_ids = torch.arange(spec.num_classes, device=device)
     synthesiser.train()
-    for step in range(matching.steps):
+    for step in range(STEPS):
         rng = make_generator(seed, "private-matching", step)
-        codes_KZ = _codes(synthesiser, matching.codes_per_step, rng)
+        codes_KZ = _codes(synthesiser, rng)
         images_YKCHW = synthesiser.from_codes(class_ids, codes_KZ)
         features = extractor(images_YKCHW.flatten(0, 1))
         loss = matching_loss(
             features.unflatten(0, images_YKCHW.shape[:2]),
             targets_YD,
-            spread_weight=matching.spread_weight,
+            spread_weight=SPREAD_WEIGHT,
             clip=extractor.config.clip,
         )
-        if matching.smoothness:
-            loss = loss + matching.smoothness * total_variation(images_YKCHW)
+        loss = loss + SMOOTHNESS * total_variation(images_YKCHW)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
 
 
-def _codes(
-    synthesiser: GeneratorSynthesiser, count: int, rng: torch.Generator
-) -> Tensor:
+def _codes(synthesiser: GeneratorSynthesiser, rng: torch.Generator) -> Tensor:
     """Codes from the codebook and fresh ones: the artefact is sampled either way."""
     codes_KZ = synthesiser.codebook.codes
-    chosen = torch.randperm(len(codes_KZ), generator=rng)[:count].to(codes_KZ.device)
+    chosen = torch.randperm(len(codes_KZ), generator=rng)[:CODES_PER_STEP]
     fresh = torch.randn(len(chosen), codes_KZ.shape[1], generator=rng)
-    return torch.cat([codes_KZ[chosen], fresh.to(codes_KZ.device)])
+    return torch.cat([codes_KZ[chosen.to(codes_KZ.device)], fresh.to(codes_KZ.device)])
 
 
 def total_variation(images_YKCHW: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 ``round-001/`` holds ``global.safetensors``, one artefact per client in ``clients/``,
 and ``round.json``; nothing in it is pickled. A server that was killed resumes from the
-newest one.
+newest one. ``round-000/`` has what the clients sent before the first training.
 """
 
 import json
@@ -18,11 +18,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from condense_core import CondensedDataset, RunError
+from condense_core import CondensedDataset, ConfigError, RunError
 from condense_core.runlog import atomic_write_bytes, atomic_write_text
-from flower_strategy.payload import Contribution
+from flower_strategy.payload import Contribution, Limits
+from flower_strategy.settings import ModelSettings
 
 REPORT = "round.json"
+VERSION = 1  # of its content; another one is refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class RunState:
         contributions: The newest one of each client, by name.
         model: Weights of the global model.
         normalisation: Mean and deviation per channel it was trained with; empty before.
+        meaning: See `meaning_of`; empty before the model has weights.
     """
 
     reports: list[RoundReport] = field(default_factory=list)
@@ -77,6 +80,7 @@ class RunState:
     normalisation: tuple[list[float], list[float]] = field(
         default_factory=lambda: ([], [])
     )
+    meaning: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def server_round(self) -> int:
@@ -96,6 +100,19 @@ class RunState:
     def after(self, report: RoundReport, **changes: Any) -> Self:
         """The state with one more round."""
         return replace(self, reports=[*self.reports, report], **changes)
+
+    def check_meaning(self, meaning: Mapping[str, Any]) -> None:
+        """Refuse to go on under settings that would give the state another meaning.
+
+        Raises:
+            ConfigError: Names the first setting that differs.
+        """
+        for name, value in self.meaning.items():
+            if (other := meaning.get(name)) != value:
+                raise ConfigError(
+                    f"the run to resume has {name.replace('_', '-')} {value!r:.80}, "
+                    f"this one {other!r:.80}: give it the same, or begin a new run"
+                )
 
     def save(self, folder: Path) -> None:
         """Write the newest round; if interrupted, the round is as if never written.
@@ -117,6 +134,8 @@ class RunState:
         for name, contribution in self.contributions.items():
             contribution.condensed.save(partial / "clients" / f"{name}.safetensors")
         content = {
+            "version": VERSION,
+            "meaning": dict(self.meaning),
             "reports": [asdict(report) for report in self.reports],
             "normalisation": list(self.normalisation),
             "clients": {
@@ -139,18 +158,24 @@ class RunState:
         """The newest complete round in a folder; an empty state if there is none.
 
         Raises:
-            RunError: The folder does not exist or a file in it is damaged.
+            RunError: The folder does not exist, or a file in it is damaged or of
+                another version.
         """
         if not folder.is_dir():
             raise RunError(
                 f"there is no folder {folder} to resume from: check the path"
             )
-        rounds = sorted(folder.glob("round-[0-9][0-9][0-9]*"), key=_number)
+        rounds = _saved(folder)
         if not rounds:
             return cls()
         newest = rounds[-1]
         try:
             content = json.loads((newest / REPORT).read_text())
+            if (version := content.get("version")) != VERSION:
+                raise RunError(
+                    f"{newest} is of version {version!r:.20}, this is version "
+                    f"{VERSION}: begin a new run, in another folder"
+                )
             return cls(
                 reports=[RoundReport(**report) for report in content["reports"]],
                 contributions={
@@ -159,12 +184,14 @@ class RunState:
                 },
                 model=load_tensors((newest / "global.safetensors").read_bytes()),
                 normalisation=tuple(content["normalisation"]),
+                meaning=dict(content["meaning"]),
             )
         except (
             OSError,
             ValueError,
             KeyError,
             TypeError,
+            AttributeError,
             safetensors.SafetensorError,
         ) as error:
             raise RunError(
@@ -173,10 +200,43 @@ class RunState:
             ) from error
 
 
+def meaning_of(model: ModelSettings, limits: Limits) -> dict[str, Any]:
+    """What decides which labels, weights and draws a state stands for; JSON-ready."""
+    return {
+        "classes": list(limits.classes),
+        "image_shape": list(limits.image_shape),
+        "network": model.network,
+        "network_width": model.network_width,
+        "low_pass": model.low_pass,
+        "seed": model.seed,
+    }
+
+
+def refuse_rounds(folder: Path) -> None:
+    """Refuse a folder with rounds of another run: resuming would continue that one.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    if _saved(folder):
+        raise ConfigError(
+            f"save-to {folder} holds rounds of another run: set resume-from to "
+            "continue it, or choose another folder"
+        )
+
+
+def _saved(folder: Path) -> list[Path]:
+    """The complete rounds in a folder, in order; none if it does not exist."""
+    return sorted(folder.glob("round-[0-9][0-9][0-9]*"), key=_number)
+
+
 def _contribution(folder: Path, name: str, stored: Mapping[str, Any]) -> Contribution:
+    condensed = CondensedDataset.load(folder / "clients" / f"{name}.safetensors")
+    if condensed.digest != stored["digest"]:
+        raise ValueError(f"another artefact in the place of {name}'s")
     return Contribution(
         client=name,
-        condensed=CondensedDataset.load(folder / "clients" / f"{name}.safetensors"),
+        condensed=condensed,
         class_ids=tuple(stored["class_ids"]),
         counts=tuple(stored["counts"]),
         privacy=stored["privacy"],

@@ -9,7 +9,7 @@ from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from condense_core import ConfigError, PixelStatistics
+from condense_core import ConfigError, PixelStatistics, RunError
 from condense_core.runlog import atomic_write_text
 from flower_strategy.aggregation import merge
 from flower_strategy.local_data import load_global
@@ -24,7 +24,12 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run all rounds and log the accuracy of the global model."""
+    """Run all rounds and log the accuracy of the global model.
+
+    Raises:
+        ConfigError: The settings do not fit together, or the folders they name.
+        RunError: Nothing was trained, or a folder cannot be read or written.
+    """
     data = DataSettings.read(context.run_config)
     model = ModelSettings.read(context.run_config)
     settings = ServerSettings.read(context.run_config)
@@ -40,6 +45,11 @@ def main(grid: Grid, context: Context) -> None:
     result = strategy.start(grid)
     if settings.save_to:
         leave(result, strategy, Path(settings.save_to))
+    if not result.state.trained:
+        raise RunError(
+            f"no round had {settings.min_clients} contributions, so nothing was "
+            f"trained: look for the reasons in the log and in {RESULT}"
+        )
     last = result.state.reports[-1]
     up = sum(report.bytes_up for report in result.state.reports)
     down = sum(report.bytes_down for report in result.state.reports)

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import torch
 
+from condense_core.augment import SiameseAugment
 from condense_core.compute.allocator import keep_freed_memory
 from condense_core.errors import ConfigError
 
@@ -222,6 +223,7 @@ class ServerSettings(Settings):
             robust_threshold=0.0,
             merged_images_per_class=1,
         )
+        SiameseAugment.from_text(self.augment)
         for name in ("label_smoothing", "class_balance"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(

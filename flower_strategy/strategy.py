@@ -27,7 +27,7 @@ from flower_strategy.global_model import GlobalTraining
 from flower_strategy.payload import CONFIG, GENERATOR, GLOBAL, Limits, pack_generator
 from flower_strategy.result import CondensationResult, metrics_of
 from flower_strategy.roster import Roster
-from flower_strategy.rounds import RoundReport, RunState
+from flower_strategy.rounds import RoundReport, RunState, meaning_of, refuse_rounds
 from flower_strategy.settings import ModelSettings, ServerSettings
 from flower_strategy.traffic import with_traffic
 
@@ -126,15 +126,20 @@ class CondensationStrategy(Strategy):
             evaluate_fn: Called with round and weights after every round.
 
         Raises:
-            ConfigError: ``num_rounds`` is below 1, or ``timeout`` not above 0.
+            ConfigError: ``num_rounds`` is below 1, or ``timeout`` not above 0, or
+                ``save-to`` holds rounds of another run, or that in ``resume-from`` has
+                other settings.
             RunError: Too few clients connect, or a folder cannot be read or written.
         """
         rounds = self.settings.num_server_rounds if num_rounds is None else num_rounds
         seconds = self.settings.round_seconds if timeout is None else timeout
         at_least("num_rounds", rounds, 1)
         positive("timeout", seconds)
-        if self.settings.resume_from:
-            self._resume(grid, Path(self.settings.resume_from))
+        save_to, resume_from = self._folders
+        if save_to and save_to != resume_from and not self.state.reports:
+            refuse_rounds(save_to)
+        if resume_from:
+            self._resume(grid, resume_from)
         self._initialise(initial_arrays)
         self.summary()
         result = CondensationResult()
@@ -149,8 +154,8 @@ class CondensationStrategy(Strategy):
             )
             if local is not None:
                 result.evaluate_metrics_clientapp[number] = local
-            if self.settings.save_to:
-                self.state.save(Path(self.settings.save_to))
+            if save_to:
+                self.state.save(save_to)
         result.finish(self.state, self.dropped)
         return result
 
@@ -243,7 +248,10 @@ class CondensationStrategy(Strategy):
     ) -> MetricRecord | None:
         """Have clients test the global model; add the result to the round's report."""
         sent = list(self.configure_evaluate(server_round, arrays, config, grid))
-        replies = exchange(grid, sent, seconds).content.values()
+        answers = exchange(grid, sent, seconds)
+        for node, reason in answers.failed.items():
+            log(WARNING, "\t├──> not tested by node %d: %s", node, reason)
+        replies = answers.content.values()
         found = self.aggregate_evaluate(server_round, replies)
         *earlier, report = self.state.reports
         report = with_traffic(report, sent, replies)
@@ -279,6 +287,9 @@ class CondensationStrategy(Strategy):
         # Sorted by name: the result must not depend on which client answers first.
         self.state = replace(self.state, contributions=dict(sorted(merged.items())))
         if len(accepted) >= self.settings.min_clients:
+            if self._folders[0] and not self.state.trained:
+                # So that a failure of the training does not cost the clients' work.
+                self.state.save(self._folders[0])
             self.dropped = self._training.find_outliers(self.state)
             self.state, report = self._training.train(self.state, report, self.dropped)
         else:
@@ -291,6 +302,13 @@ class CondensationStrategy(Strategy):
         report = replace(report, seconds=time.monotonic() - started)
         self.state = self.state.after(report)
 
+    @property
+    def _folders(self) -> tuple[Path | None, Path | None]:
+        """Where rounds are saved to, and resumed from."""
+        names = self.settings.save_to, self.settings.resume_from
+        save_to, resume_from = (Path(name) if name else None for name in names)
+        return save_to, resume_from
+
     def _initialise(self, given: ArrayRecord | None) -> None:
         """Begin with the given weights or the seeded ones, unless there are some."""
         if self.state.model:
@@ -298,11 +316,14 @@ class CondensationStrategy(Strategy):
         weights = (
             given.to_torch_state_dict() if given else self._training.first_weights()
         )
-        self.state = RunState(model=dict(weights))
+        self.state = RunState(
+            model=dict(weights), meaning=meaning_of(self.model, self.limits)
+        )
 
     def _resume(self, grid: Grid, folder: Path) -> None:
         """Load the state, and find its clients again to return their generators."""
         self.state = RunState.load(folder)
+        self.state.check_meaning(meaning_of(self.model, self.limits))
         if not self.state.contributions:
             return
         self.dropped = self._training.find_outliers(self.state)

@@ -3,7 +3,8 @@
 # Variables, all optional:
 #   PYTHON       interpreter of an environment with gencondense[flower,demo]; by default
 #                that of the repository's .venv, else the python3 on PATH
-#   OUT          folder of results and logs; by default a new one
+#   OUT          folder of results and logs; by default a new one. Results of an earlier
+#                run are removed from it; rounds stay if an argument sets resume-from
 #   FLWR_HOME    Flower's folder; by default one that is removed at the end
 #   PORT         of the SuperLink; by default a free one
 #   RUN_SECONDS  longest time a run may take, 7200
@@ -17,7 +18,7 @@ die() {
   exit 1
 }
 
-prepare() { # find the environment, make the folders, tidy up at exit
+prepare() { # KEY=VALUE...: find the environment, make the folders, tidy up at exit
   if [[ -z ${PYTHON:-} ]]; then
     PYTHON=$here/../../.venv/bin/python
     [[ -x $PYTHON ]] || PYTHON=python3
@@ -37,6 +38,7 @@ prepare() { # find the environment, make the folders, tidy up at exit
   mkdir -p "$OUT/logs"
   OUT=$(cd "$OUT" && pwd)
   rm -f "$OUT/result.json" "$OUT/merged.safetensors" # of an earlier run
+  [[ " $*" == *" resume-from="* ]] || rm -rf "$OUT"/round-[0-9][0-9][0-9]*
   if [[ -n ${FLWR_HOME:-} ]]; then
     mkdir -p "$FLWR_HOME"
   else

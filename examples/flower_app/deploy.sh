@@ -106,7 +106,7 @@ for pair in "$@"; do
   settings+=(--run-config "$pair")
 done
 
-prepare
+prepare "$@"
 if $tls; then
   keys=$OUT/keys
   rm -rf "$keys" && mkdir -m 700 "$keys"

@@ -13,7 +13,7 @@ settings=(--run-config "min-available-clients=${CLIENTS:-10}") # wait for all
 for pair in "$@"; do
   settings+=(--run-config "$pair")
 done
-prepare
+prepare "$@"
 start_superlink http "" --insecure --simulation
 run "${settings[@]}" --federation-config "num-supernodes=${CLIENTS:-10} \
   client-resources-num-cpus=${CLIENT_CPUS:-1} client-resources-num-gpus=${CLIENT_GPUS:-0}"

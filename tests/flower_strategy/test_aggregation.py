@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from flower_strategy.aggregation import (
     merge,
     synthesise,
 )
+from flower_strategy.settings import ServerSettings
 
 CLASSES = ("ant", "bee", "cat", "dog")
 
@@ -59,6 +62,22 @@ def test_a_client_cannot_take_a_class_over(contribute):
     # Nor can it take the training set over: its class has twice its honest weight.
     other = sum(n for (_, label), n in shares.items() if label == 1)
     assert sum(of_class.values()) == pytest.approx(2 * other, abs=3)
+
+
+@pytest.mark.parametrize(("max_share", "images"), [(1.0, 16_378), (0.5, 1_358)])
+def test_what_a_liar_gets_is_what_the_documentation_says(max_share, images):
+    honest = [
+        SimpleNamespace(client=name, class_ids=range(10), counts=[600] * 10)
+        for name in "abcdefghij"
+    ]
+    liar = SimpleNamespace(client="liar", class_ids=[0], counts=[10**7])
+    shares = image_counts(
+        [*honest, liar],
+        20_000,
+        max_share=max_share,
+        class_balance=ServerSettings().class_balance,
+    )
+    assert shares[10, 0] == images
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from condense_core import ConfigError
 from flower_strategy import global_model
 from flower_strategy.aggregation import image_counts, synthesise
 from flower_strategy.global_model import GlobalTraining, initial_model, train_global
@@ -108,6 +109,16 @@ def test_a_setting_of_the_training_counts(data, change):
 def test_digits_are_not_mirrored(data):
     never = trained(data, augment="flip", flip=False)
     assert torch.equal(never, trained(data, augment="none"))
+
+
+def test_an_unknown_device_is_refused_before_any_training(limits):
+    with pytest.raises(ConfigError, match="unknown device 'tpu9'"):
+        GlobalTraining(
+            settings=ServerSettings(),
+            model=replace(MODEL, device="tpu9"),
+            limits=limits,
+            test=None,
+        )
 
 
 def test_every_round_draws_images_and_batches_anew(one_round):

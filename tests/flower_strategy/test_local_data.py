@@ -1,10 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from flwr.app import Message, RecordDict
 from PIL import Image
 
 from condense_core import ConfigError, DataError
+from flower_strategy import local_data
+from flower_strategy.client_app import app
 from flower_strategy.local_data import load_global, load_local
+from flower_strategy.local_grid import LocalGrid
 from flower_strategy.settings import DataSettings
 
 DIGITS = DataSettings(dataset="digits", partition="dirichlet-0.5")
@@ -73,6 +77,26 @@ def test_a_sites_name_does_not_tell_its_path(site):
     client = load_local({"data-path": str(site)}, SITES).client
     assert site.name not in client
     assert client == load_local({"data-path": str(site)}, SITES).client
+
+
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [
+        ({"partition-id": 1, "num-partitions": 3}, "partition-1"),
+        ({"data-path": "/nowhere", "client-name": "north"}, "north"),
+    ],
+)
+def test_a_client_gives_its_name_without_reading_an_image(
+    run_config, monkeypatch, node, name
+):
+    def fails(*_, **__):
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr(local_data, "load_source", fails)
+    grid = LocalGrid(app, [node], run_config)
+    asked = Message(RecordDict(), 100, "query.identify")
+    (reply,) = grid.send_and_receive([asked])
+    assert reply.content["identity"]["client"] == name
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,14 @@ def changed(content, **values):
     return content
 
 
+def positive(content):
+    """The message with a generator that large inputs saturate at every pixel."""
+    arrays = content["condensed"]
+    for name in [n for n in arrays if n.endswith("weight")]:
+        arrays[name] = Array(np.abs(arrays[name].numpy()) / 2)
+    return content
+
+
 def architecture(contribution, **values):
     return contribution.condensed.spec.to_dict() | values
 
@@ -230,16 +238,55 @@ def test_constant_images_are_refused(contribute, limits):
 
 
 def test_constant_images_of_one_class_are_refused(contribute, limits):
-    content = encode(contribute(class_ids=(0, 2)))
+    content = positive(encode(contribute(class_ids=(0, 2))))
     arrays = content["condensed"]
-    for name in [n for n in arrays if n.endswith("weight")]:
-        arrays[name] = Array(np.abs(arrays[name].numpy()))
     decode(content, limits)
     embedding = arrays["class_embedding"].numpy().copy()
-    embedding[1] = 1e4  # so the last layer is saturated at every pixel
+    embedding[1] = 1e4
     arrays["class_embedding"] = Array(embedding)
     with pytest.raises(PayloadError, match="'cat' are constant"):
         decode(content, limits)
+
+
+@pytest.mark.parametrize("dispersion", [9000.0, 1.01, -0.01])
+def test_noise_that_would_hide_the_images_is_refused(contribute, limits, dispersion):
+    content = encode(contribute(dispersion=True))
+    arrays = content["condensed"]
+    values = arrays["dispersion"].numpy().copy()
+    for allowed in (0.0, 1.0):
+        values[1] = allowed
+        arrays["dispersion"] = Array(values)
+        decode(content, limits)
+    values[1] = dispersion
+    arrays["dispersion"] = Array(values)
+    with pytest.raises(PayloadError, match="dispersion of class 'cat'"):
+        decode(content, limits)
+
+
+def test_constant_images_between_the_places_of_the_codebook_are_refused(
+    contribute, limits
+):
+    """Those of four codes are 1/8, 3/8, 5/8, 7/8; most images come from elsewhere."""
+    content = positive(encode(contribute(code_components=(9, 1), precision="fp32")))
+    arrays = content["condensed"]
+    means = arrays["component_mean"].numpy().copy()
+    means[:, 0:9:2] = 1e4
+    arrays["component_mean"] = Array(means)
+    shares = np.array([0.12, 0.01, 0.24, 0.01, 0.24, 0.01, 0.24, 0.01, 0.12])
+    logits = np.append(np.log(shares), 0.0).astype(np.float32)[None]
+    arrays["component_logit"] = Array(logits)
+    with pytest.raises(PayloadError, match="'ant' are constant"):
+        decode(content, limits)
+
+
+def test_a_constant_image_among_others_is_accepted(contribute, limits):
+    content = positive(encode(contribute(code_components=(2, 1), precision="fp32")))
+    arrays = content["condensed"]
+    means = arrays["component_mean"].numpy().copy()
+    means[:, 0] = 1e4
+    arrays["component_mean"] = Array(means)
+    arrays["component_logit"] = Array(np.log([[0.2, 0.8, 1.0]]).astype(np.float32))
+    decode(content, limits)
 
 
 def test_blocks_that_only_cost_memory_are_refused(contribute, limits):

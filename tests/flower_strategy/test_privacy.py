@@ -13,7 +13,7 @@ from condense_core.config import FormatConfig
 from condense_core.data import ImageData, to_unit
 from condense_core.errors import ConfigError, DataError
 from condense_core.synthesiser import GeneratorSynthesiser
-from flower_strategy import privacy
+from flower_strategy import privacy, private_condense
 from flower_strategy.accounting import gaussian_epsilon
 from flower_strategy.privacy import (
     NoisyStatistics,
@@ -23,7 +23,6 @@ from flower_strategy.privacy import (
     statistics_vector,
 )
 from flower_strategy.private_condense import (
-    MatchingConfig,
     class_means,
     condense_privately,
     matching_loss,
@@ -34,7 +33,13 @@ CLASSES = ("left", "middle", "right", "absent")
 FORM = FormatConfig(
     images_per_class=4, latent_dim=4, projected_dim=4, channels=8, precision="fp32"
 )
-QUICK = MatchingConfig(steps=5, codes_per_step=2)
+STEPS = 5  # of most tests
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(private_condense, "STEPS", STEPS)
+    monkeypatch.setattr(private_condense, "CODES_PER_STEP", 2)
 
 
 @pytest.fixture
@@ -83,20 +88,12 @@ def test_the_noise_of_a_configuration_costs_its_budget(config):
         {"clip": math.inf},
         {"count_scale": 0.0},
         {"min_class_count": -1.0},
-        {"networks": 0},
-        {"layers": ()},
     ],
 )
 def test_a_setting_out_of_range(settings):
     (name,) = settings
     with pytest.raises(ConfigError, match=name):
         PrivacyConfig(**{"epsilon": 1.0, **settings})
-
-
-def test_a_layer_that_does_not_exist(data):
-    config = PrivacyConfig(epsilon=1.0, width=4, layers=(7,))
-    with pytest.raises(ConfigError, match="choose from 0 to 2"):
-        RandomFeatures(config, data.image_shape)
 
 
 # --- features and sensitivity ---------------------------------------------------------
@@ -125,29 +122,6 @@ def test_features_are_no_longer_than_the_clipping_norm(data):
         )
         assert norms.max() <= clip * (1 + 1e-5)
         assert norms.min() > 0
-
-
-def test_networks_and_layers_add_features(data):
-    sizes = []
-    for extra in ({}, {"networks": 3}, {"layers": (0, 1)}):
-        config = PrivacyConfig(epsilon=1.0, width=4, **extra)
-        sizes.append(len(RandomFeatures(config, data.image_shape).centre))
-    assert sizes == [64, 192, 80]
-
-
-def test_one_network_of_several_is_as_it_is_alone_but_smaller(data):
-    """And no two are the same."""
-    images = to_unit(data.images)
-    alone, both = (
-        RandomFeatures(
-            PrivacyConfig(epsilon=1.0, width=4, clip=1e6, networks=networks),
-            data.image_shape,
-        )(images)
-        for networks in (1, 2)
-    )
-    first, second = both.chunk(2, dim=1)
-    torch.testing.assert_close(first * math.sqrt(2), alone)
-    assert not torch.allclose(first, second, atol=1e-3)
 
 
 def test_features_of_random_images_are_centred(config, generator):
@@ -362,9 +336,9 @@ def test_statistics_that_do_not_fit(config):
 # --- condensing -----------------------------------------------------------------------
 
 
-def test_the_generator_draws_the_classes_it_was_told_the_means_of(data):
-    matching = MatchingConfig(steps=120, codes_per_step=2)
-    condensed, _ = condense_privately(noiseless(data), FORM, matching=matching)
+def test_the_generator_draws_the_classes_it_was_told_the_means_of(data, monkeypatch):
+    monkeypatch.setattr(private_condense, "STEPS", 120)
+    condensed, _ = condense_privately(noiseless(data), FORM)
     assert isinstance(condensed, CondensedDataset)
     assert condensed.classes == CLASSES[:3]
     means = torch.stack(
@@ -377,24 +351,20 @@ def test_the_generator_draws_the_classes_it_was_told_the_means_of(data):
 
 def test_only_the_statistics_decide(data, untouched_global_rng):
     noisy = noiseless(data)
-    one, two = (
-        condense_privately(noisy, FORM, matching=QUICK, seed=3)[0] for _ in range(2)
-    )
+    one, two = (condense_privately(noisy, FORM, seed=3)[0] for _ in range(2))
     assert one.to_bytes() == two.to_bytes()
     moved = dataclasses.replace(noisy, sums_YD=noisy.sums_YD + 1.0)
-    other, _ = condense_privately(moved, FORM, matching=QUICK, seed=3)
+    other, _ = condense_privately(moved, FORM, seed=3)
     assert other.to_bytes() != one.to_bytes()
 
 
-@pytest.mark.parametrize("term", ["spread_weight", "smoothness"])
-def test_a_weight_changes_the_generator(data, term):
-    noisy = noiseless(data)
-    without, with_ = (
-        condense_privately(
-            noisy, FORM, matching=dataclasses.replace(QUICK, **{term: weight})
-        )[0].tensors
-        for weight in (0.0, 1.0)
-    )
+@pytest.mark.parametrize("term", ["SPREAD_WEIGHT", "SMOOTHNESS"])
+def test_a_weight_changes_the_generator(data, monkeypatch, term):
+    def tensors(weight):
+        monkeypatch.setattr(private_condense, term, weight)
+        return condense_privately(noiseless(data), FORM)[0].tensors
+
+    without, with_ = tensors(0.0), tensors(1.0)
     assert any(not torch.equal(without[name], with_[name]) for name in with_)
 
 
@@ -407,8 +377,8 @@ def test_half_the_codes_of_a_step_are_fresh(data, monkeypatch):
         return original(synthesiser, class_ids, codes)
 
     monkeypatch.setattr(GeneratorSynthesiser, "from_codes", record)
-    condense_privately(noiseless(data), FORM, matching=QUICK)
-    steps = seen[: QUICK.steps]
+    condense_privately(noiseless(data), FORM)
+    steps = seen[:STEPS]
     for codes, own in steps:
         known = (codes[:, None] == own).all(dim=2).any(dim=1)
         assert known.tolist() == [True, True, False, False]
@@ -423,15 +393,17 @@ def test_the_learning_rate_decays_along_a_half_cosine(data, monkeypatch):
         return original(optimiser, *arguments, **options)
 
     monkeypatch.setattr(torch.optim.Adam, "step", record)
-    condense_privately(noiseless(data), FORM, matching=QUICK)
+    condense_privately(noiseless(data), FORM)
     cosine = [0.5 + 0.5 * math.cos(math.pi * step / 5) for step in range(5)]
-    assert rates == pytest.approx([QUICK.learning_rate * part for part in cosine])
+    assert rates == pytest.approx(
+        [private_condense.LEARNING_RATE * part for part in cosine]
+    )
 
 
 def test_the_artefact_carries_the_guarantee_and_public_normalisation(config, data):
     noisy = dataclasses.replace(noiseless(data), config=config)
     noisy.counts_Y[:3] = 1000.0
-    condensed, report = condense_privately(noisy, FORM, matching=QUICK)
+    condensed, report = condense_privately(noisy, FORM)
     again = CondensedDataset.from_bytes(condensed.to_bytes())
     assert again.metadata["privacy"] == report == noisy.report()
     assert (again.statistics.mean, again.statistics.std) == ((0.5,), (0.5,))
@@ -466,7 +438,7 @@ def test_class_means_are_no_longer_than_a_mean_can_be(data):
 
 def test_a_per_class_code_map_and_a_single_code_work(data):
     form = dataclasses.replace(FORM, code_map="per_class", images_per_class=1)
-    condensed, _ = condense_privately(noiseless(data), form, matching=QUICK)
+    condensed, _ = condense_privately(noiseless(data), form)
     assert condensed.images()[0].shape == (3, 1, 8, 8)
 
 
@@ -488,19 +460,3 @@ def test_features_of_another_extractor_are_refused(data):
     )
     with pytest.raises(DataError, match="the same configuration"):
         condense_privately(wrong, FORM)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"steps": 0},
-        {"codes_per_step": 0},
-        {"learning_rate": 0.0},
-        {"spread_weight": -1.0},
-        {"smoothness": -1.0},
-    ],
-)
-def test_a_matching_setting_out_of_range(settings):
-    (name,) = settings
-    with pytest.raises(ConfigError, match=name):
-        MatchingConfig(**settings)

@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from condense_core import RunError
-from flower_strategy.rounds import RoundReport, RunState
+from condense_core import ConfigError, RunError
+from flower_strategy.rounds import RoundReport, RunState, meaning_of
+from flower_strategy.settings import ModelSettings
 
 
 @pytest.fixture
@@ -68,13 +69,63 @@ def test_a_round_that_was_not_finished_does_not_exist(state, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["round.json", "global.safetensors", "clients/a.safetensors"]
+    ("name", "content"),
+    [
+        ("round.json", b"{"),
+        ("round.json", b"[]"),
+        ("round.json", b'{"version": 1}'),
+        ("global.safetensors", b"{}"),
+        ("clients/a.safetensors", b"{}"),
+    ],
 )
-def test_a_damaged_round_is_refused(state, tmp_path, name):
+def test_a_damaged_round_is_refused(state, tmp_path, name, content):
     state.save(tmp_path)
-    (tmp_path / "round-001" / name).write_bytes(b"{}")
+    (tmp_path / "round-001" / name).write_bytes(content)
     with pytest.raises(RunError, match="round-001 is damaged"):
         RunState.load(tmp_path)
+
+
+def test_artefacts_that_changed_places_are_refused(state, tmp_path):
+    state.save(tmp_path)
+    clients = tmp_path / "round-001" / "clients"
+    (clients / "b.safetensors").replace(clients / "a.safetensors")
+    with pytest.raises(RunError, match="in the place of a's"):
+        RunState.load(tmp_path)
+
+
+@pytest.mark.parametrize("version", [None, 2])
+def test_a_round_of_another_version_is_refused(state, tmp_path, version):
+    state.save(tmp_path)
+    report = tmp_path / "round-001" / "round.json"
+    content = json.loads(report.read_text())
+    content["version"] = version
+    report.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=f"is of version {version}, this is version 1"):
+        RunState.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"network": "mlp"}, "network 'convnet', this one 'mlp'"),
+        ({"network_width": 16}, "network-width 32, this one 16"),
+        ({"low_pass": 0.0}, "low-pass 0.035, this one 0.0"),
+        ({"seed": 1}, "seed 0, this one 1"),
+        ({"classes": ("dog", "cat", "bee", "ant")}, "classes"),
+        ({"image_shape": (3, 8, 8)}, "image-shape"),
+    ],
+)
+def test_a_saved_state_keeps_its_meaning(state, limits, tmp_path, change, reason):
+    def meaning(change):
+        images = {k: v for k, v in change.items() if k in ("classes", "image_shape")}
+        rest = {k: v for k, v in change.items() if k not in images}
+        return meaning_of(ModelSettings(**rest), replace(limits, **images))
+
+    replace(state, meaning=meaning({})).save(tmp_path)
+    found = RunState.load(tmp_path)
+    found.check_meaning(meaning({}))
+    with pytest.raises(ConfigError, match=reason):
+        found.check_meaning(meaning(change))
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):

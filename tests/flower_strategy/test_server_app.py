@@ -1,10 +1,13 @@
-import pytest
+import json
 
-from condense_core import CondensedDataset, PixelStatistics
+import pytest
+from flwr.app import Context, RecordDict
+
+from condense_core import CondensedDataset, PixelStatistics, RunError
 from flower_strategy.aggregation import merge
 from flower_strategy.result import CondensationResult
 from flower_strategy.rounds import RunState
-from flower_strategy.server_app import leave
+from flower_strategy.server_app import leave, main
 from flower_strategy.settings import ModelSettings, ServerSettings
 from flower_strategy.strategy import CondensationStrategy
 
@@ -46,6 +49,19 @@ def test_the_merged_artefact_is_made_by_the_settings(result, limits, tmp_path):
     found = CondensedDataset.load(tmp_path / "merged.safetensors")
     assert found.classes == ("ant", "cat")
     assert found.digest == expected.digest
+
+
+def test_a_run_that_trained_nothing_fails_and_leaves_its_reasons(
+    grid_of, run_config, tmp_path
+):
+    run_config |= {"save-to": str(tmp_path), "min-class-count": 10_000}
+    context = Context(
+        run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config
+    )
+    with pytest.raises(RunError, match="no round had 2 contributions"):
+        main(grid_of(run_config), context)
+    (report,) = json.loads((tmp_path / "result.json").read_text())["rounds"]
+    assert len(report["rejected"]) == 3
 
 
 def test_an_untrained_run_leaves_a_report_alone(contribute, limits, tmp_path):

@@ -24,6 +24,7 @@ def test_keys_are_field_names_with_dashes():
         (ServerSettings, {"num-server-rounds": 1.5}, "give a int"),
         (ServerSettings, {"fraction-train": 0.0}, "fraction-train"),
         (ServerSettings, {"fraction-train": 1.5}, "fraction-train"),
+        (ServerSettings, {"augment": "crop_turn"}, "unknown augmentation 'turn'"),
         (ServerSettings, {"label-smoothing": -0.1}, "label-smoothing"),
         (ServerSettings, {"class-balance": 1.5}, "class-balance"),
         (ServerSettings, {"round-seconds": float("nan")}, "round-seconds"),

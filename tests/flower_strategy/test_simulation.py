@@ -65,6 +65,28 @@ def test_every_setting_can_be_overridden():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (["seed=1"], {"logs", "own"}),
+        (["seed=1", 'resume-from="/runs/a"'], {"logs", "own", "round-001"}),
+        (['seed=1 resume-from="/runs/a"'], {"logs", "own", "round-001"}),
+    ],
+)
+def test_results_of_an_earlier_run_are_removed(tmp_path, arguments, left):
+    (tmp_path / "round-001" / "clients").mkdir(parents=True)
+    for name in ("result.json", "merged.safetensors", "own"):
+        (tmp_path / name).touch()
+    subprocess.run(
+        ["bash", "-ec", 'source "$0"; prepare "$@"', APP / "common.sh", *arguments],
+        env=os.environ | {"OUT": str(tmp_path), "PYTHON": sys.executable},
+        check=True,
+    )
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 def test_a_simulation_runs_to_its_end(tmp_path):
     pytest.importorskip("ray")
     out = tmp_path / "out"

@@ -18,7 +18,7 @@ from flwr.app import (
 )
 
 from condense_core import CondensedDataset, ConfigError, RunError, evaluate
-from flower_strategy import condensing
+from flower_strategy import condensing, global_model
 from flower_strategy.client_app import app
 from flower_strategy.exchange import exchange
 from flower_strategy.local_grid import LocalGrid
@@ -371,17 +371,22 @@ def test_a_poisoned_class_is_dropped(strategy_of, grid_of, run_config):
 # ------------------------------------------------------------------ privacy
 
 
-def test_the_private_mode_reports_its_budget_and_releases_once(
-    strategy_of, grid_of, run_config, monkeypatch
-):
-    released = []
-    original = condensing.release
+@pytest.fixture
+def released(monkeypatch):
+    """Number of images of every release."""
+    seen, original = [], condensing.release
 
     def counted(data, *arguments, **options):
-        released.append(len(data))
+        seen.append(len(data))
         return original(data, *arguments, **options)
 
     monkeypatch.setattr(condensing, "release", counted)
+    return seen
+
+
+def test_the_private_mode_reports_its_budget_and_releases_once(
+    strategy_of, grid_of, run_config, released
+):
     run_config |= {"dp-epsilon": 50.0, "dp-delta": 1e-6, "num-server-rounds": 2}
     result = strategy_of(run_config).start(grid_of(run_config))
     assert len(released) == 3
@@ -391,6 +396,24 @@ def test_the_private_mode_reports_its_budget_and_releases_once(
     for contribution in result.state.contributions.values():
         assert contribution.privacy["epsilon"] == 50.0
         assert contribution.privacy["delta"] == 1e-6
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"dp-epsilon": 0.05, "min-class-count": 10_000}, "lower min-class-count"),
+        ({"dp-epsilon": 50.0, "upload-bytes": 100}, "BudgetError"),
+    ],
+)
+def test_a_private_client_that_failed_draws_no_second_time(
+    strategy_of, grid_of, run_config, released, settings, reason
+):
+    run_config |= {"num-server-rounds": 2, **settings}
+    result = strategy_of(run_config).start(grid_of(run_config))
+    first, second = result.state.reports
+    assert reason in first.rejected["node 100"]
+    assert second.rejected == first.rejected
+    assert len(released) == 3
 
 
 def test_a_server_that_asks_again_gets_the_same_release(grid_of, run_config):
@@ -405,6 +428,20 @@ def test_a_server_that_asks_again_gets_the_same_release(grid_of, run_config):
     assert texts[1] == texts[2] == texts[0]
     for name, array in answers[0]["condensed"].items():
         assert answers[1]["condensed"][name].data == array.data
+
+
+def test_a_private_client_does_not_tell_how_long_it_took(
+    strategy_of, grid_of, run_config
+):
+    run_config |= {"dp-epsilon": 50.0, "min-clients": 1}
+    result = strategy_of(run_config).start(grid_of(run_config, clients=1))
+    assert last(result).client_seconds == {"partition-0": 0.0}
+
+
+def test_a_private_client_does_not_test_the_model(grid_of, run_config):
+    grid = grid_of(run_config | {"dp-epsilon": 50.0}, clients=1)
+    replies = exchange(grid, [Message(RecordDict(), 100, "evaluate")], 1.0)
+    assert "set evaluate-clients=false" in replies.failed[100]
 
 
 def test_private_counts_are_noised(strategy_of, grid_of, run_config):
@@ -497,6 +534,26 @@ def test_a_stopped_server_resumes_with_new_nodes(
     assert resumed.state.reports[2].accuracy == whole.state.reports[2].accuracy
 
 
+def test_a_failed_training_does_not_cost_the_clients_work(
+    strategy_of, grid_of, run_config, tmp_path, monkeypatch
+):
+    whole = strategy_of(run_config).start(grid_of(run_config))
+
+    def fails(*_, **__):
+        raise RunError("no memory")
+
+    run_config |= {"save-to": str(tmp_path)}
+    with monkeypatch.context() as patch:
+        patch.setattr(global_model, "train_global", fails)
+        with pytest.raises(RunError, match="no memory"):
+            strategy_of(run_config).start(grid_of(run_config))
+    monkeypatch.setattr(condensing, "condense", fails)
+    run_config |= {"resume-from": str(tmp_path)}
+    resumed = strategy_of(run_config).start(grid_of(run_config))
+    same_model(whole, resumed)
+    assert [report.server_round for report in resumed.state.reports] == [1]
+
+
 def test_a_finished_run_is_not_run_again(strategy_of, grid_of, run_config, tmp_path):
     run_config |= {"save-to": str(tmp_path)}
     first = strategy_of(run_config).start(grid_of(run_config))
@@ -504,6 +561,42 @@ def test_a_finished_run_is_not_run_again(strategy_of, grid_of, run_config, tmp_p
     second = strategy_of(again).start(grid_of(again))
     same_model(first, second)
     assert len(second.state.reports) == 1
+
+
+@pytest.mark.parametrize("source", ["", "elsewhere"])
+def test_a_folder_with_rounds_of_another_run_is_refused_before_any_work(
+    strategy_of, grid_of, run_config, tmp_path, source
+):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "used" / "round-001").mkdir(parents=True)
+    run_config |= {"save-to": str(tmp_path / "used")}
+    if source:
+        run_config |= {"resume-from": str(tmp_path / source)}
+    grid = grid_of(run_config, kind=Failing)
+    with pytest.raises(ConfigError, match="holds rounds of another run"):
+        strategy_of(run_config).start(grid)
+    assert not grid.asked
+
+
+def test_a_run_that_is_started_again_goes_on_in_its_own_folder(
+    strategy_of, grid_of, run_config, tmp_path
+):
+    strategy = strategy_of(run_config | {"save-to": str(tmp_path)})
+    for rounds in (1, 2):
+        strategy.start(grid_of(run_config, kind=Failing), num_rounds=rounds)
+    assert RunState.load(tmp_path).server_round == 2
+
+
+def test_a_run_is_not_resumed_under_other_settings(
+    strategy_of, grid_of, run_config, tmp_path
+):
+    run_config |= {"save-to": str(tmp_path)}
+    strategy_of(run_config).start(grid_of(run_config, kind=Failing))
+    other = run_config | {"resume-from": str(tmp_path), "network-width": 8}
+    grid = grid_of(other, kind=Failing)
+    with pytest.raises(ConfigError, match="network-width 4, this one 8"):
+        strategy_of(other).start(grid, num_rounds=2)
+    assert not grid.asked
 
 
 def test_rounds_are_left_as_artefacts(strategy_of, grid_of, run_config, tmp_path):
