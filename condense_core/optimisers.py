@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from condense_core.compute.distributed import ALONE, Ranks
 from condense_core.config import CondenseConfig, OptimiserConfig
-from condense_core.synthesiser import PixelSynthesiser, Synthesiser
+from condense_core.synthesiser import PixelSynthesiser, Synthesiser, statistics_kept
 
 # Images synthesised together as a start: bounds memory. Batch norm is in training mode,
 # so that another number would start elsewhere.
@@ -146,7 +146,8 @@ class ParameterOptimiser:
 class ImageSpaceOptimiser:
     """Adam on target images, followed by the generator.
 
-    Targets start as the images that the synthesiser makes now.
+    Targets start as the images that the synthesiser makes now, which changes nothing
+    in it.
 
     Args:
         synthesiser: In training mode, pre-trained.
@@ -175,7 +176,7 @@ class ImageSpaceOptimiser:
         class_ids = torch.arange(spec.num_classes, device=device)
         code_ids = torch.arange(spec.images_per_class, device=device)
         per_batch = max(1, LARGEST_BATCH // spec.images_per_class)
-        with torch.no_grad():
+        with torch.no_grad(), statistics_kept(synthesiser):
             parts = [
                 _logit(synthesiser(c, code_ids)) for c in class_ids.split(per_batch)
             ]

@@ -7,7 +7,8 @@ Shape legend: Y classes, K codes, Z latent, E embedding, T components of all cla
 together, C H W image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -354,6 +355,22 @@ class PixelSynthesiser(Synthesiser):
     def set_images(self, images_YKCHW: Tensor) -> None:
         """Start from given images in [0, 1]; ends are pulled in to keep a gradient."""
         self.pixels.copy_(torch.logit(images_YKCHW.clamp(0.01, 0.99)))
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Inside, images can be made in training mode; buffers are as before afterwards.
+
+    Batch norms in training mode count every batch they see in their running statistics.
+    Only images that G is trained on are to count.
+    """
+    before = [buffer.clone() for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(module.buffers(), before, strict=True):
+                buffer.copy_(value)
 
 
 def build_synthesiser(spec: SynthesiserSpec, *, seed: int = 0) -> Synthesiser:

@@ -47,6 +47,22 @@ def test_without_updates_nothing_but_the_rounding_happens(
     )
 
 
+def test_without_updates_several_components_leave_every_tensor(tiny_data, tiny_config):
+    config = tiny_config.with_overrides(
+        [
+            "format.code_map=per_class",
+            "format.code_components=2",
+            "pretrain.method=variational",
+            "loop.restarts=0",
+        ]
+    )
+    data = tiny_data.subset(torch.arange(60) % 30)  # enough images for two components
+    start = condense(data, config, device="cpu", progress=False)
+    assert start.spec.code_components
+    later = refined(start, data, config.with_overrides(["pretrain.method=none"]))
+    torch.testing.assert_close(later.tensors, start.tensors, rtol=0, atol=0)
+
+
 def test_same_seed_same_result(start, tiny_data, tiny_config):
     one, two = (refined(start, tiny_data, tiny_config) for _ in range(2))
     torch.testing.assert_close(one.tensors, two.tensors, rtol=0, atol=0)
