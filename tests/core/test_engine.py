@@ -5,6 +5,7 @@ from condense_core import monitor
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.engine import condense_loop
 from condense_core.loop_state import LoopState
+from condense_core.probe import Probe
 from condense_core.runlog import RunLog
 from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import SynthesiserSpec, build_synthesiser
@@ -237,6 +238,13 @@ def test_the_probe_is_called_on_time_and_changes_nothing(tiny_config, make_state
     probed = {x["step"]: x["probe_accuracy"] for x in lines if "probe_accuracy" in x}
     assert probed == {0: 10.0, 4: 14.0, 9: 19.0}
     assert torch.equal(flat(state.synthesiser), flat(quiet.synthesiser))
+
+
+def test_a_probe_changes_nothing_in_the_synthesiser(tiny_config, tiny_data, make_state):
+    synthesiser = make_state(tiny_config).synthesiser
+    before = {k: v.clone() for k, v in synthesiser.state_dict().items()}
+    Probe(synthesiser, tiny_data, tiny_data.statistics(), tiny_config)(0)
+    torch.testing.assert_close(dict(synthesiser.state_dict()), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("reuse", [True, False])
