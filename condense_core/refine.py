@@ -89,19 +89,21 @@ def refine(
             "configuration: use those it was built with"
         ) from error
     decoder = config.pretrain.method == "variational"
-    with compute_scope(config.compute, device):
-        if decoder and isinstance(synthesiser, GeneratorSynthesiser):
-            _decode_on(synthesiser, sampler, state, progress)
-            state = begin()  # its optimiser may hold the images it starts from
-        with _log("refine", config.loop.total, progress) as log:
-            condense_loop(
-                state,
-                sampler=sampler,
-                teacher=None,
-                log=log,
-                save=lambda _: None,
-                probe=Probe(synthesiser, data, statistics, config),
-            )
+    if decoder and isinstance(synthesiser, GeneratorSynthesiser):
+        _decode_on(synthesiser, sampler, state, progress)
+        state = begin()  # its optimiser may hold the images it starts from
+    with (
+        compute_scope(config.compute, device),
+        _log("refine", config.loop.total, progress) as log,
+    ):
+        condense_loop(
+            state,
+            sampler=sampler,
+            teacher=None,
+            log=log,
+            save=lambda _: None,
+            probe=Probe(synthesiser, data, statistics, config),
+        )
     kept = {k: v for k, v in condensed.metadata.items() if k in ("data", "versions")}
     return CondensedDataset.from_synthesiser(
         synthesiser,

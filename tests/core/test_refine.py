@@ -114,6 +114,15 @@ def test_a_decoder_goes_on_as_one(tiny_data, tiny_config):
     assert not torch.equal(one.images()[0], other.images()[0])  # phi is looked through
 
 
+def test_a_decoder_goes_on_in_full_precision(tiny_data, tiny_config):
+    # As it began; under autocast CUDA has no cross entropy of grey values at all.
+    config = decoding(tiny_config)
+    start = condense(tiny_data, config, device="cpu", progress=False)
+    lowered = config.with_overrides(["compute.precision=bf16"])
+    one, two = (refined(start, tiny_data, c) for c in (config, lowered))
+    torch.testing.assert_close(one.tensors, two.tensors, rtol=0, atol=0)
+
+
 def test_pixels_have_no_decoder(tiny_data, tiny_config):
     config = replace(tiny_config, format=replace(tiny_config.format, kind="pixels"))
     start = condense(tiny_data, config, device="cpu", progress=False)
