@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from condense_core import ConfigError, DataError, condense
+from condense_core import ConfigError, DataError, RunError, condense
 from condense_core.networks import build_network
 from condense_core.refine import refine
 
@@ -80,6 +80,15 @@ def test_phi_starts_from_the_given_network(start, tiny_data, tiny_config):
 def test_a_network_of_another_size_is_refused(start, tiny_data, tiny_config):
     with pytest.raises(ConfigError, match="does not fit network"):
         refined(start, tiny_data, tiny_config, network=network_of(tiny_data, width=5))
+
+
+def test_running_out_of_memory_is_advised(start, tiny_data, tiny_config, monkeypatch):
+    def exhaust(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("condense_core.refine.LoopState", exhaust)
+    with pytest.raises(RunError, match=r"lower loop\.association"):
+        refined(start, tiny_data, tiny_config)
 
 
 def test_other_data_are_refused(start, tiny_data, tiny_config):
