@@ -59,7 +59,8 @@ def refine(
         DataError: The images have another shape, other classes, or a class has none.
         ConfigError: Soft labels are asked for, which need a teacher, or ``network``
             does not fit ``config.network``.
-        RunError: The device is absent or memory runs out.
+        RunError: The device is absent, memory runs out, or the loss is no longer
+            finite.
     """
     data = as_image_data(train_set)
     if data.image_shape != condensed.image_shape or data.classes != condensed.classes:

@@ -4,6 +4,7 @@ import torch
 from condense_core import monitor
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.engine import condense_loop
+from condense_core.errors import RunError
 from condense_core.loop_state import LoopState
 from condense_core.probe import Probe
 from condense_core.runlog import RunLog
@@ -217,6 +218,24 @@ def test_every_term_and_its_gradient_are_logged(
         assert norms.keys() == terms
         assert norms["matching"] > 0
         assert norms["unrolled"] > 0
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_by_name(
+    tiny_config, make_state, loop, monkeypatch
+):
+    monkeypatch.setattr(monitor, "LOG_EVERY", 5)
+    state = make_state(tiny_config)
+    original = state.condensation_terms
+
+    def diverge(step, *args):
+        terms, features = original(step, *args)
+        if step == 5:
+            terms["inter"] = terms["inter"] * torch.inf
+        return terms, features
+
+    state.condensation_terms = diverge
+    with pytest.raises(RunError, match="at step 5 .* by term inter"):
+        loop(state)
 
 
 def test_a_term_without_weight_is_not_computed(tiny_config, make_state, loop):
