@@ -126,9 +126,8 @@ class ParameterOptimiser:
         share: float = 1.0,
     ) -> None:
         """As `SynthesiserOptimiser.step`; the loss is all that counts."""
-        # Only for these parameters: the graph passes through phi and D, whose gradients
-        # would cost time.
-        learnt = [p for group in self.param_groups for p in group["params"]]
+        # The graph passes through phi and D too, whose gradients would cost time.
+        learnt = _learnt(self.param_groups)
         self._optimiser.zero_grad()
         loss.backward(inputs=learnt)
         self._ranks.sum_gradients(learnt)
@@ -207,13 +206,14 @@ class ImageSpaceOptimiser:
         self.logits.grad = self._ranks.sum(gradient)
         self.images.step()
         targets = torch.sigmoid(self.logits.detach()[rows])
+        learnt = _learnt(self.fit.param_groups)
         for step in range(self._steps):
             # The given images are what the first step would generate again.
             made = self._synthesiser(class_ids_Y, code_ids_K) if step else images_YKCHW
             error = F.mse_loss(made, targets)
             self.fit.zero_grad()
-            (error * share).backward()
-            self._ranks.sum_gradients(self._synthesiser.parameters())
+            (error * share).backward(inputs=learnt)
+            self._ranks.sum_gradients(learnt)
             self.fit.step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -230,6 +230,11 @@ class ImageSpaceOptimiser:
             self.logits.copy_(state_dict["logits"])
         self.images.load_state_dict(state_dict["images"])
         self.fit.load_state_dict(state_dict["fit"])
+
+
+def _learnt(groups: list[dict[str, Any]]) -> list[torch.nn.Parameter]:
+    """Parameters of all groups: what a gradient is taken of, and exchanged."""
+    return [parameter for group in groups for parameter in group["params"]]
 
 
 def _logit(images: Tensor) -> Tensor:

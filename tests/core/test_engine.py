@@ -172,6 +172,12 @@ def test_a_fixed_generator_stays_while_codes_learn(tiny_config, make_state, loop
     assert not torch.equal(flat(state.synthesiser.codebook), codes)
 
 
+def test_no_gradient_of_a_fixed_generator_is_taken(tiny_config, make_state, loop):
+    state = make_state(tiny_config.with_overrides(["format.generator=fixed"]))
+    loop(state)
+    assert all(p.grad is None for p in state.synthesiser.generator.parameters())
+
+
 def test_pixels_take_no_notice_of_a_fixed_generator(tiny_config, make_state, loop):
     overrides = ["format.kind=pixels", "format.generator=fixed"]
     state = make_state(tiny_config.with_overrides(overrides))
