@@ -23,6 +23,7 @@ from condense_core.generator import ConditionalGenerator
 # Of each component of a class in latent space, on average: with fewer, a component
 # would describe single images.
 IMAGES_PER_COMPONENT = 10
+SYNTHESIS_BATCH = 2048  # images made at once outside the loop: bounds memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -259,6 +260,8 @@ class GeneratorSynthesiser(Synthesiser):
     ) -> Tensor:
         """Images of new codes: (B, C, H, W) in [0, 1].
 
+        They are made in batches, on which an image does not depend in eval mode.
+
         Args:
             class_ids_B: Classes.
             rng: On the CPU. Codes come from a Gaussian of the codebook's mean and
@@ -272,11 +275,10 @@ class GeneratorSynthesiser(Synthesiser):
         places_B = torch.zeros(count)
         if self.spec.code_components:  # else the noise below stays what it was
             places_B.uniform_(generator=rng)
-        images = self.generate(
-            codes.mean(dim=0) + spread * noise_BZ.to(codes.device),
-            class_ids_B,
-            places_B.to(codes.device),
-        )
+        drawn_BZ = codes.mean(dim=0) + spread * noise_BZ.to(codes.device)
+        inputs = drawn_BZ, class_ids_B, places_B.to(codes.device)
+        batches = zip(*(i.split(SYNTHESIS_BATCH) for i in inputs), strict=True)
+        images = torch.cat([self.generate(*batch) for batch in batches])
         if dispersed and self.spec.dispersion:
             noise = torch.randn(images.shape, generator=rng).to(codes.device)
             images = self.add_dispersion(images, class_ids_B, noise)

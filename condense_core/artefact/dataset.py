@@ -37,13 +37,12 @@ from condense_core.errors import ArtefactError
 from condense_core.runlog import atomic_write_bytes
 from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import (
+    SYNTHESIS_BATCH,
     GeneratorSynthesiser,
     Synthesiser,
     SynthesiserSpec,
     build_synthesiser,
 )
-
-SYNTHESIS_BATCH = 2048
 
 
 class CondensedDataset:
