@@ -4,7 +4,6 @@ Bytes may come from strangers: nothing here allocates by a claimed size, runs co
 reads a pickle, and every failure is an `ArtefactError` of one line.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -201,6 +200,3 @@ def content_digest(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) ->
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
-
-
-assert {f.name for f in dataclasses.fields(SynthesiserSpec)} >= _LIMITS.keys()
