@@ -26,7 +26,12 @@ from torch.nn import functional as F
 
 from condense_core.compute.distributed import ALONE, Ranks
 from condense_core.config import CondenseConfig, OptimiserConfig
-from condense_core.synthesiser import PixelSynthesiser, Synthesiser, statistics_kept
+from condense_core.synthesiser import (
+    PixelSynthesiser,
+    Synthesiser,
+    statistics_kept,
+    to_logits,
+)
 
 # Images synthesised together as a start: bounds memory. Batch norm is in training mode,
 # so that another number would start elsewhere.
@@ -177,7 +182,7 @@ class ImageSpaceOptimiser:
         per_batch = max(1, LARGEST_BATCH // spec.images_per_class)
         with torch.no_grad(), statistics_kept(synthesiser):
             parts = [
-                _logit(synthesiser(c, code_ids)) for c in class_ids.split(per_batch)
+                to_logits(synthesiser(c, code_ids)) for c in class_ids.split(per_batch)
             ]
         self.logits = torch.cat(parts).requires_grad_()
         self.images = torch.optim.Adam([self.logits], lr=config.pixel_lr)
@@ -235,7 +240,3 @@ class ImageSpaceOptimiser:
 def _learnt(groups: list[dict[str, Any]]) -> list[torch.nn.Parameter]:
     """Parameters of all groups: what a gradient is taken of, and exchanged."""
     return [parameter for group in groups for parameter in group["params"]]
-
-
-def _logit(images: Tensor) -> Tensor:
-    return torch.logit(images.clamp(0.01, 0.99))

@@ -355,8 +355,13 @@ class PixelSynthesiser(Synthesiser):
 
     @torch.no_grad()
     def set_images(self, images_YKCHW: Tensor) -> None:
-        """Start from given images in [0, 1]; ends are pulled in to keep a gradient."""
-        self.pixels.copy_(torch.logit(images_YKCHW.clamp(0.01, 0.99)))
+        """Start from given images in [0, 1]."""
+        self.pixels.copy_(to_logits(images_YKCHW))
+
+
+def to_logits(images: Tensor) -> Tensor:
+    """Logits of images in [0, 1], whose ends are pulled in to keep a gradient."""
+    return torch.logit(images.clamp(0.01, 0.99))
 
 
 @contextmanager
