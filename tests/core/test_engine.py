@@ -240,7 +240,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_name(
         return terms, features
 
     state.condensation_terms = diverge
-    with pytest.raises(RunError, match="at step 5 .* by term inter"):
+    with pytest.raises(RunError, match=r"at step 5 .* by term inter"):
         loop(state)
 
 

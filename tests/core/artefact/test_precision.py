@@ -97,7 +97,7 @@ def test_what_a_half_cannot_hold_is_refused(precision):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_values_that_are_not_finite_are_no_matter_of_precision(precision, value):
     state = {"a": torch.tensor([[1.0, value]])}
-    with pytest.raises(ArtefactError, match="a holds NaN or infinite .* diverged"):
+    with pytest.raises(ArtefactError, match=r"a holds NaN or infinite .* diverged"):
         encode(state, precision)
 
 
