@@ -28,6 +28,7 @@ class FeatureDiscriminator(nn.Module):
         feature_dim: D.
         condition_dim: E.
         num_classes: Y.
+        classified_dim: Size of the features that the classifier head reads; None is D.
 
     Attributes:
         mlp: (features, condition) -> logit.
@@ -35,7 +36,12 @@ class FeatureDiscriminator(nn.Module):
     """
 
     def __init__(
-        self, *, feature_dim: int, condition_dim: int, num_classes: int
+        self,
+        *,
+        feature_dim: int,
+        condition_dim: int,
+        num_classes: int,
+        classified_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
@@ -45,7 +51,7 @@ class FeatureDiscriminator(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Linear(HIDDEN_DIM, 1),
         )
-        self.classifier = nn.Linear(feature_dim, num_classes)
+        self.classifier = nn.Linear(classified_dim or feature_dim, num_classes)
 
     def forward(self, features_BD: Tensor, conditions_BE: Tensor) -> Tensor:
         """Logits (B,) of "real"."""
@@ -57,7 +63,8 @@ class ImageDiscriminator(nn.Module):
     """D on pixels: for adversarial pre-training and for ``l_real`` of Table 8.
 
     A ConvNet reads the image; its pooled feature and the class condition go to the
-    same MLP as the features of Eq. 1.
+    same MLP as the features of Eq. 1. The classifier head reads features of phi, as
+    L_c is "on top of the features".
 
     Attributes:
         trunk: The ConvNet.
@@ -79,6 +86,7 @@ class ImageDiscriminator(nn.Module):
         condition_dim: int,
         width: int | None,
         seed: int,
+        classified_dim: int | None = None,
     ) -> Self:
         """A fresh discriminator.
 
@@ -88,6 +96,8 @@ class ImageDiscriminator(nn.Module):
             condition_dim: E.
             width: Channels of the ConvNet.
             seed: Of its initialisation.
+            classified_dim: Size of phi's features, which the classifier head reads;
+                None is that of the ConvNet's own.
         """
         trunk = build_network(
             "convnet",
@@ -101,12 +111,13 @@ class ImageDiscriminator(nn.Module):
                 feature_dim=trunk.feature_dim,
                 condition_dim=condition_dim,
                 num_classes=num_classes,
+                classified_dim=classified_dim,
             )
         return cls(trunk, head)
 
     @property
     def classifier(self) -> nn.Linear:
-        """Linear head, features -> class logits."""
+        """Linear head, features of phi -> class logits."""
         return self.head.classifier
 
     def forward(self, images_BCHW: Tensor, conditions_BE: Tensor) -> Tensor:

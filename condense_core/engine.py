@@ -30,6 +30,9 @@ def condense_loop(
         save: Called after every outer iteration; decides itself whether to write.
         probe: Called with the step every ``evaluate.probe_every`` generator updates,
             returns an accuracy to log. Nothing is selected by it.
+
+    Raises:
+        RunError: The loss is not finite at a step that is logged.
     """
     config, loop = state.config, state.config.loop
     monitor = Monitor(config, log, probe, state.ranks)

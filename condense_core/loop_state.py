@@ -382,6 +382,7 @@ class LoopState:
                 condition_dim=condition_dim,
                 width=config.network.width,
                 seed=config.seed,
+                classified_dim=self.network.feature_dim,
             )
         with seeded_initialisation(config.seed, "discriminator"):
             return FeatureDiscriminator(

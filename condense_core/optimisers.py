@@ -26,7 +26,12 @@ from torch.nn import functional as F
 
 from condense_core.compute.distributed import ALONE, Ranks
 from condense_core.config import CondenseConfig, OptimiserConfig
-from condense_core.synthesiser import PixelSynthesiser, Synthesiser
+from condense_core.synthesiser import (
+    PixelSynthesiser,
+    Synthesiser,
+    statistics_kept,
+    to_logits,
+)
 
 # Images synthesised together as a start: bounds memory. Batch norm is in training mode,
 # so that another number would start elsewhere.
@@ -126,9 +131,8 @@ class ParameterOptimiser:
         share: float = 1.0,
     ) -> None:
         """As `SynthesiserOptimiser.step`; the loss is all that counts."""
-        # Only for these parameters: the graph passes through phi and D, whose gradients
-        # would cost time.
-        learnt = [p for group in self.param_groups for p in group["params"]]
+        # The graph passes through phi and D too, whose gradients would cost time.
+        learnt = _learnt(self.param_groups)
         self._optimiser.zero_grad()
         loss.backward(inputs=learnt)
         self._ranks.sum_gradients(learnt)
@@ -146,7 +150,8 @@ class ParameterOptimiser:
 class ImageSpaceOptimiser:
     """Adam on target images, followed by the generator.
 
-    Targets start as the images that the synthesiser makes now.
+    Targets start as the images that the synthesiser makes now, which changes nothing
+    in it.
 
     Args:
         synthesiser: In training mode, pre-trained.
@@ -175,9 +180,9 @@ class ImageSpaceOptimiser:
         class_ids = torch.arange(spec.num_classes, device=device)
         code_ids = torch.arange(spec.images_per_class, device=device)
         per_batch = max(1, LARGEST_BATCH // spec.images_per_class)
-        with torch.no_grad():
+        with torch.no_grad(), statistics_kept(synthesiser):
             parts = [
-                _logit(synthesiser(c, code_ids)) for c in class_ids.split(per_batch)
+                to_logits(synthesiser(c, code_ids)) for c in class_ids.split(per_batch)
             ]
         self.logits = torch.cat(parts).requires_grad_()
         self.images = torch.optim.Adam([self.logits], lr=config.pixel_lr)
@@ -206,13 +211,14 @@ class ImageSpaceOptimiser:
         self.logits.grad = self._ranks.sum(gradient)
         self.images.step()
         targets = torch.sigmoid(self.logits.detach()[rows])
+        learnt = _learnt(self.fit.param_groups)
         for step in range(self._steps):
             # The given images are what the first step would generate again.
             made = self._synthesiser(class_ids_Y, code_ids_K) if step else images_YKCHW
             error = F.mse_loss(made, targets)
             self.fit.zero_grad()
-            (error * share).backward()
-            self._ranks.sum_gradients(self._synthesiser.parameters())
+            (error * share).backward(inputs=learnt)
+            self._ranks.sum_gradients(learnt)
             self.fit.step()
 
     def state_dict(self) -> dict[str, Any]:
@@ -231,5 +237,6 @@ class ImageSpaceOptimiser:
         self.fit.load_state_dict(state_dict["fit"])
 
 
-def _logit(images: Tensor) -> Tensor:
-    return torch.logit(images.clamp(0.01, 0.99))
+def _learnt(groups: list[dict[str, Any]]) -> list[torch.nn.Parameter]:
+    """Parameters of all groups: what a gradient is taken of, and exchanged."""
+    return [parameter for group in groups for parameter in group["params"]]

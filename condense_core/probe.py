@@ -1,7 +1,8 @@
 """A cheap look at a synthetic set while it is being learned.
 
 A small network is trained on the present images and tested on *training* images, so
-that a curve can be drawn without touching test data. No decision depends on it.
+that a curve can be drawn without touching test data. No decision depends on it, and
+nothing in the synthesiser changes.
 """
 
 import torch
@@ -10,7 +11,7 @@ from condense_core.config import CondenseConfig
 from condense_core.data import ImageData, PixelStatistics
 from condense_core.networks import build_network
 from condense_core.seeding import derive_seed, make_generator
-from condense_core.synthesiser import Synthesiser
+from condense_core.synthesiser import Synthesiser, statistics_kept
 from condense_core.training import Recipe, accuracy, train_network
 
 PROBE_WIDTH = 32
@@ -46,7 +47,7 @@ class Probe:
         device = self._synthesiser.class_embedding.device
         class_ids = torch.arange(spec.num_classes, device=device)
         code_ids = torch.arange(spec.images_per_class, device=device)
-        with torch.no_grad():
+        with torch.no_grad(), statistics_kept(self._synthesiser):
             images = self._synthesiser(class_ids, code_ids).flatten(0, 1)
         seed = derive_seed(config.seed, "probe", step)
         network = build_network(

@@ -16,13 +16,15 @@ from condense_core.artefact import CondensedDataset
 from condense_core.compute.devices import resolve_device
 from condense_core.compute.mode import compute_scope
 from condense_core.config import CondenseConfig
-from condense_core.data import as_image_data
+from condense_core.data import ImageData, as_image_data
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.engine import condense_loop
 from condense_core.errors import ConfigError, DataError
 from condense_core.loop_state import LoopState
 from condense_core.probe import Probe
 from condense_core.runlog import RunLog
+from condense_core.runs.preparation import build_phi
+from condense_core.runs.run import memory_advice
 from condense_core.synthesiser import GeneratorSynthesiser
 from condense_core.teacher import frozen
 from condense_core.variational import train_variationally
@@ -57,6 +59,8 @@ def refine(
         DataError: The images have another shape, other classes, or a class has none.
         ConfigError: Soft labels are asked for, which need a teacher, or ``network``
             does not fit ``config.network``.
+        RunError: The device is absent, memory runs out, or the loss is no longer
+            finite.
     """
     data = as_image_data(train_set)
     if data.image_shape != condensed.image_shape or data.classes != condensed.classes:
@@ -70,7 +74,33 @@ def refine(
             "loss.soft_labels needs a teacher, which refining does not train: use "
             "loss.soft_labels=false"
         )
+    if network is not None:
+        _check_network(network, config, data)
     device = resolve_device(device)
+    with memory_advice():
+        return _refine(condensed, data, config, network, device, progress)
+
+
+def _check_network(
+    weights: Mapping[str, Tensor], config: CondenseConfig, data: ImageData
+) -> None:
+    try:
+        build_phi(config, data).load_state_dict(weights)
+    except RuntimeError as error:
+        raise ConfigError(
+            "the given network does not fit network.name, width and depth of the "
+            "configuration: use those it was built with"
+        ) from error
+
+
+def _refine(
+    condensed: CondensedDataset,
+    data: ImageData,
+    config: CondenseConfig,
+    network: Mapping[str, Tensor] | None,
+    device: torch.device,
+    progress: bool,
+) -> CondensedDataset:
     sampler, statistics = ClassSampler(data, device), condensed.statistics
     synthesiser = condensed.synthesiser(device)
     begin = partial(
@@ -81,27 +111,23 @@ def refine(
         device=device,
         network_start=network,
     )
-    try:
-        state = begin()
-    except RuntimeError as error:  # of load_state_dict
-        raise ConfigError(
-            "the given network does not fit network.name, width and depth of the "
-            "configuration: use those it was built with"
-        ) from error
+    state = begin()
     decoder = config.pretrain.method == "variational"
-    with compute_scope(config.compute, device):
-        if decoder and isinstance(synthesiser, GeneratorSynthesiser):
-            _decode_on(synthesiser, sampler, state, progress)
-            state = begin()  # its optimiser may hold the images it starts from
-        with _log("refine", config.loop.total, progress) as log:
-            condense_loop(
-                state,
-                sampler=sampler,
-                teacher=None,
-                log=log,
-                save=lambda _: None,
-                probe=Probe(synthesiser, data, statistics, config),
-            )
+    if decoder and isinstance(synthesiser, GeneratorSynthesiser):
+        _decode_on(synthesiser, sampler, state, progress)
+        state = begin()  # its optimiser may hold the images it starts from
+    with (
+        compute_scope(config.compute, device),
+        _log("refine", config.loop.total, progress) as log,
+    ):
+        condense_loop(
+            state,
+            sampler=sampler,
+            teacher=None,
+            log=log,
+            save=lambda _: None,
+            probe=Probe(synthesiser, data, statistics, config),
+        )
     kept = {k: v for k, v in condensed.metadata.items() if k in ("data", "versions")}
     return CondensedDataset.from_synthesiser(
         synthesiser,

@@ -7,7 +7,8 @@ Shape legend: Y classes, K codes, Z latent, E embedding, T components of all cla
 together, C H W image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from condense_core.generator import ConditionalGenerator
 # Of each component of a class in latent space, on average: with fewer, a component
 # would describe single images.
 IMAGES_PER_COMPONENT = 10
+SYNTHESIS_BATCH = 2048  # images made at once outside the loop: bounds memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -258,6 +260,8 @@ class GeneratorSynthesiser(Synthesiser):
     ) -> Tensor:
         """Images of new codes: (B, C, H, W) in [0, 1].
 
+        They are made in batches, on which an image does not depend in eval mode.
+
         Args:
             class_ids_B: Classes.
             rng: On the CPU. Codes come from a Gaussian of the codebook's mean and
@@ -271,11 +275,10 @@ class GeneratorSynthesiser(Synthesiser):
         places_B = torch.zeros(count)
         if self.spec.code_components:  # else the noise below stays what it was
             places_B.uniform_(generator=rng)
-        images = self.generate(
-            codes.mean(dim=0) + spread * noise_BZ.to(codes.device),
-            class_ids_B,
-            places_B.to(codes.device),
-        )
+        drawn_BZ = codes.mean(dim=0) + spread * noise_BZ.to(codes.device)
+        inputs = drawn_BZ, class_ids_B, places_B.to(codes.device)
+        batches = zip(*(i.split(SYNTHESIS_BATCH) for i in inputs), strict=True)
+        images = torch.cat([self.generate(*batch) for batch in batches])
         if dispersed and self.spec.dispersion:
             noise = torch.randn(images.shape, generator=rng).to(codes.device)
             images = self.add_dispersion(images, class_ids_B, noise)
@@ -352,8 +355,29 @@ class PixelSynthesiser(Synthesiser):
 
     @torch.no_grad()
     def set_images(self, images_YKCHW: Tensor) -> None:
-        """Start from given images in [0, 1]; ends are pulled in to keep a gradient."""
-        self.pixels.copy_(torch.logit(images_YKCHW.clamp(0.01, 0.99)))
+        """Start from given images in [0, 1]."""
+        self.pixels.copy_(to_logits(images_YKCHW))
+
+
+def to_logits(images: Tensor) -> Tensor:
+    """Logits of images in [0, 1], whose ends are pulled in to keep a gradient."""
+    return torch.logit(images.clamp(0.01, 0.99))
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Inside, images can be made in training mode; buffers are as before afterwards.
+
+    Batch norms in training mode count every batch they see in their running statistics.
+    Only images that G is trained on are to count.
+    """
+    before = [buffer.clone() for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(module.buffers(), before, strict=True):
+                buffer.copy_(value)
 
 
 def build_synthesiser(spec: SynthesiserSpec, *, seed: int = 0) -> Synthesiser:

@@ -33,6 +33,7 @@ from condense_core.training import Recipe, train_network
 AUGMENT = "color_crop_cutout_flip_scale_rotate"
 FORMAT_VERSION = 1
 METADATA_KEY = "condense_teacher"
+REQUIRED_METADATA = ("image_shape", "classes", "fingerprint", "width")
 CHECKPOINT_SECONDS = 20.0
 
 State = dict[str, Any]
@@ -43,7 +44,10 @@ def needs_teacher(config: CondenseConfig) -> bool:
     return (
         config.format.embedding == "class_mean"
         or config.loss.soft_labels
-        or config.pretrain.targets == "medoids"
+        or (
+            config.pretrain.method == "reconstruction"
+            and config.pretrain.targets == "medoids"
+        )
         or (
             config.pretrain.method == "variational"
             and config.pretrain.feature_weight > 0
@@ -234,7 +238,8 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """What the file says about itself.
 
     Raises:
-        ArtefactError: The file is missing, no teacher, or of another version.
+        ArtefactError: The file is missing, no teacher, of another version, or does not
+            say what it was trained on.
     """
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
@@ -252,6 +257,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             f"teacher {path} has format version {facts.get('format_version')!r}, this "
             f"program reads {FORMAT_VERSION}: train it again"
         )
+    missing = [key for key in REQUIRED_METADATA if key not in facts]
+    if missing:
+        raise ArtefactError(f"teacher {path} lacks {missing[0]!r}: train it again")
     return facts
 
 

@@ -151,11 +151,13 @@ def gaussian_divergence(mean_BZ: Tensor, log_variance_BZ: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _standardise_codes(synthesiser: GeneratorSynthesiser) -> None:
-    """Codes of mean 0 and deviation 1: fresh codes are drawn from these two."""
+    """Codes of mean 0 and deviation 1: fresh codes are drawn from these two.
+
+    A single code becomes 0; the deviation of its draws is 1 in any case.
+    """
     codes_KZ = synthesiser.codebook.codes
-    if len(codes_KZ) > 1:
-        centred = codes_KZ - codes_KZ.mean(dim=0)
-        codes_KZ.copy_(centred / centred.std(dim=0, unbiased=False).clamp_min(JITTER))
+    centred = codes_KZ - codes_KZ.mean(dim=0)
+    codes_KZ.copy_(centred / centred.std(dim=0, unbiased=False).clamp_min(JITTER))
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ Bytes may come from strangers: nothing here allocates by a claimed size, runs co
 reads a pickle, and every failure is an `ArtefactError` of one line.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -59,6 +58,15 @@ def read_metadata(data: bytes) -> dict[str, Any]:
             "it holds no readable metadata of a condensed data set: truncated, or "
             "another kind of file"
         ) from error
+    return check_metadata(metadata)
+
+
+def check_metadata(metadata: Any) -> dict[str, Any]:
+    """The metadata itself, once its version is known and it has the keys of that.
+
+    Raises:
+        ArtefactError: It is no mapping, is of another version or lacks a key.
+    """
     if not isinstance(metadata, dict):
         raise ArtefactError("its metadata is not a mapping: make the file again")
     version = metadata.get("format_version")
@@ -67,6 +75,9 @@ def read_metadata(data: bytes) -> dict[str, Any]:
             f"format version {version!r:.40} is not supported (this is version "
             f"{FORMAT_VERSION}): update gencondense, or make the file again"
         )
+    missing = [key for key in REQUIRED_METADATA if key not in metadata]
+    if missing:
+        raise ArtefactError(f"its metadata lacks {missing[0]!r}: make the file again")
     return metadata
 
 
@@ -189,6 +200,3 @@ def content_digest(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) ->
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
-
-
-assert {f.name for f in dataclasses.fields(SynthesiserSpec)} >= _LIMITS.keys()

@@ -17,6 +17,7 @@ from torch import Tensor
 from condense_core.artefact.checks import (
     MAX_FILE_BYTES,
     REQUIRED_METADATA,
+    check_metadata,
     content_digest,
     read_spec,
 )
@@ -46,20 +47,19 @@ def unpack(data: bytes, *, device: str | torch.device = "cpu") -> CondensedDatas
     Nothing is allocated by a claimed size: sizes are checked against the bytes first.
 
     Raises:
-        ArtefactError: The bytes are damaged, too many, or of unsupported sizes.
+        ArtefactError: The bytes are damaged, too many, of another version or of
+            unsupported sizes.
     """
     content = _decompress(data)
     length = int.from_bytes(content[:_LENGTH_BYTES], "little")
     try:
-        metadata = json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + length])
-        spec, precision = read_spec(metadata), metadata["precision"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, ArtefactError):
-            raise
+        header = json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + length])
+    except (ValueError, RecursionError) as error:
         raise ArtefactError(
             "the packed artefact has no readable header: copy or make it again"
         ) from error
-    layout = encoded_layout(spec, precision)
+    metadata = check_metadata(header)
+    layout = encoded_layout(read_spec(metadata), metadata["precision"])
     sizes = {
         name: math.prod(shape) * dtype.itemsize
         for name, (shape, dtype) in layout.items()

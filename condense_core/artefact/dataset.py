@@ -37,13 +37,12 @@ from condense_core.errors import ArtefactError
 from condense_core.runlog import atomic_write_bytes
 from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import (
+    SYNTHESIS_BATCH,
     GeneratorSynthesiser,
     Synthesiser,
     SynthesiserSpec,
     build_synthesiser,
 )
-
-SYNTHESIS_BATCH = 2048
 
 
 class CondensedDataset:
@@ -243,7 +242,8 @@ class CondensedDataset:
         """Draw images, balanced over classes.
 
         Args:
-            count: Number of images.
+            count: Number of images. What the classes cannot share evenly goes to
+                random ones.
             classes: Labels or names to draw from; None is all. A list of ``count`` of
                 them, with repeats, is drawn exactly.
             fresh: Draw new codes from a Gaussian of the codebook's mean and deviation
@@ -274,8 +274,10 @@ class CondensedDataset:
             call = (self._calls,) if self._calls else ()
             rng = make_generator(0, "sample", *call)
             self._calls += 1
-        order = torch.randperm(count, generator=rng)
-        labels = torch.tensor(pool)[order % len(pool)]
+        order, among = torch.randperm(count, generator=rng), torch.tensor(pool)
+        if count % len(pool):  # which classes have one more is drawn too
+            among = among[torch.randperm(len(pool), generator=rng)]
+        labels = among[order % len(pool)]
         device = self._synthesiser.class_embedding.device
         if not fresh:
             code_ids = torch.randint(self.images_per_class, (count,), generator=rng)

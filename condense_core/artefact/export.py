@@ -10,7 +10,7 @@ import torch
 from condense_core.artefact import CondensedDataset
 from condense_core.data import to_bytes
 from condense_core.data.png import to_png
-from condense_core.errors import RunError
+from condense_core.errors import ConfigError, RunError
 from condense_core.runlog import atomic_write_bytes
 
 FILES = ("npz", "pt")  # formats that are one file each
@@ -36,11 +36,11 @@ def export(condensed: CondensedDataset, *, format: str, out: str | Path) -> Path
         What was written.
 
     Raises:
-        RunError: The format is unknown, ``out`` is no place for it, or the disk is
-            full.
+        ConfigError: The format is unknown.
+        RunError: ``out`` is no place for it, or the disk is full.
     """
     if format not in FORMATS:
-        raise RunError(
+        raise ConfigError(
             f"unknown export format {format!r}: choose from {', '.join(FORMATS)}"
         )
     out = _place(format, Path(out))

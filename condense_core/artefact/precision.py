@@ -24,7 +24,7 @@ def encode(state: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
     magnitude; vectors (biases, batch-norm) stay fp16. Step counters are left out.
 
     Raises:
-        ArtefactError: A value is too large for the precision.
+        ArtefactError: A value is not finite or too large for the precision.
     """
     stored: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -32,6 +32,11 @@ def encode(state: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
             continue
         name = "codebook" if key == _CODES else key
         value = value.detach().cpu().float().contiguous()
+        if not torch.isfinite(value).all():
+            raise ArtefactError(
+                f"{name} holds NaN or infinite values, the run diverged: lower its "
+                "learning rates (optimiser.*_lr, pretrain.learning_rate)"
+            )
         if precision == "fp32":
             stored[name] = value.clone()
         elif precision == "int8" and value.ndim > 1:

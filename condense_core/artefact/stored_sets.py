@@ -1,6 +1,5 @@
 """Small training sets from files: artefacts, exports, any folder of images."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,16 +45,6 @@ class StoredSet:
         if isinstance(self.data, CondensedDataset):
             return self.data.digest
         return self.data.fingerprint()
-
-
-def is_stored_set(what: str) -> bool:
-    """Whether a command-line word names a file or folder, not a reference."""
-    return os.path.exists(what) or is_path(what) or Path(what).suffix != ""
-
-
-def is_path(word: str) -> bool:
-    """Whether a command-line word has a path separator, which no name has."""
-    return "/" in word or os.sep in word
 
 
 def load_stored_set(path: Path, classes: tuple[str, ...]) -> StoredSet:

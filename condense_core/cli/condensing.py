@@ -5,8 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from condense_core.artefact.stored_sets import is_path
-from condense_core.cli.files import check_folder, check_writable
+from condense_core.cli.files import check_folder, check_writable, is_path
 from condense_core.compute.devices import resolve_device
 from condense_core.compute.distributed import check_ranks, process_group
 from condense_core.config import CondenseConfig

@@ -1,4 +1,4 @@
-"""What subcommands share: reading the splits they judge by, writing reports."""
+"""What subcommands share: words that are paths, the splits to judge by, reports."""
 
 import json
 import os
@@ -11,6 +11,16 @@ from condense_core.data import ImageData
 from condense_core.errors import ConfigError
 from condense_core.runlog import atomic_write_text
 from condense_core.runs.experiment import load_splits
+
+
+def is_stored_set(what: str) -> bool:
+    """Whether a command-line word names a file or folder, not a reference."""
+    return os.path.exists(what) or is_path(what) or Path(what).suffix != ""
+
+
+def is_path(word: str) -> bool:
+    """Whether a command-line word has a path separator, which no name has."""
+    return "/" in word or os.sep in word
 
 
 def read_splits(

@@ -16,11 +16,15 @@ from condense_core.artefact.stored_sets import (
     ARTEFACT,
     KINDS,
     StoredSet,
-    is_stored_set,
     load_stored_set,
 )
 from condense_core.audit import NO_PROOF, audit
-from condense_core.cli.files import check_target, read_splits, write_json
+from condense_core.cli.files import (
+    check_target,
+    is_stored_set,
+    read_splits,
+    write_json,
+)
 from condense_core.cli.repeats import Repeats
 from condense_core.compute.devices import resolve_device
 from condense_core.config.presets import flips

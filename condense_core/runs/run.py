@@ -78,7 +78,7 @@ def condense(
         ConfigError: The configuration does not fit the data, or its ``time_budget`` is
             too short.
         RunError: The directory holds another run, the disk is full, the device is
-            absent, or memory runs out.
+            absent, memory runs out, or the loss is no longer finite.
 
     Example:
         >>> images, labels = torch.rand(40, 1, 8, 8), torch.arange(40) % 2
@@ -142,7 +142,7 @@ def condense_in(
             with a directory on disk; all get the result.
 
     Raises:
-        RunError: The disk is full or memory runs out.
+        RunError: The disk is full, memory runs out, or the loss is no longer finite.
         ArtefactError: The artefact in the directory is damaged.
         ConfigError: A step has fewer classes than there are processes.
     """

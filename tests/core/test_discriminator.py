@@ -64,3 +64,16 @@ def test_image_discriminator_reads_image_and_condition(generator):
     assert logits.shape == (5,)
     assert not torch.isclose(logits, discriminator(images.flip(0), conditions)).all()
     assert not torch.isclose(logits, discriminator(images, conditions.flip(0))).all()
+
+
+def test_its_classifier_reads_features_of_another_size_than_its_own(generator):
+    discriminator = ImageDiscriminator.build(
+        image_shape=(1, 8, 8),
+        num_classes=3,
+        condition_dim=2,
+        width=4,
+        seed=0,
+        classified_dim=7,
+    )
+    features = torch.randn(5, 7, generator=generator)
+    assert discriminator.classifier(features).shape == (5, 3)

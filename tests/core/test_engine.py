@@ -4,7 +4,9 @@ import torch
 from condense_core import monitor
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.engine import condense_loop
+from condense_core.errors import RunError
 from condense_core.loop_state import LoopState
+from condense_core.probe import Probe
 from condense_core.runlog import RunLog
 from condense_core.seeding import make_generator, seeded_initialisation
 from condense_core.synthesiser import SynthesiserSpec, build_synthesiser
@@ -170,6 +172,12 @@ def test_a_fixed_generator_stays_while_codes_learn(tiny_config, make_state, loop
     assert not torch.equal(flat(state.synthesiser.codebook), codes)
 
 
+def test_no_gradient_of_a_fixed_generator_is_taken(tiny_config, make_state, loop):
+    state = make_state(tiny_config.with_overrides(["format.generator=fixed"]))
+    loop(state)
+    assert all(p.grad is None for p in state.synthesiser.generator.parameters())
+
+
 def test_pixels_take_no_notice_of_a_fixed_generator(tiny_config, make_state, loop):
     overrides = ["format.kind=pixels", "format.generator=fixed"]
     state = make_state(tiny_config.with_overrides(overrides))
@@ -218,6 +226,24 @@ def test_every_term_and_its_gradient_are_logged(
         assert norms["unrolled"] > 0
 
 
+def test_a_loss_that_is_not_finite_ends_the_run_by_name(
+    tiny_config, make_state, loop, monkeypatch
+):
+    monkeypatch.setattr(monitor, "LOG_EVERY", 5)
+    state = make_state(tiny_config)
+    original = state.condensation_terms
+
+    def diverge(step, *args):
+        terms, features = original(step, *args)
+        if step == 5:
+            terms["inter"] = terms["inter"] * torch.inf
+        return terms, features
+
+    state.condensation_terms = diverge
+    with pytest.raises(RunError, match=r"at step 5 .* by term inter"):
+        loop(state)
+
+
 def test_a_term_without_weight_is_not_computed(tiny_config, make_state, loop):
     off = ["adversarial", "classification", "intra", "inter", "unrolled"]
     config = tiny_config.with_overrides([f"loss.{name}=0" for name in off])
@@ -237,6 +263,13 @@ def test_the_probe_is_called_on_time_and_changes_nothing(tiny_config, make_state
     probed = {x["step"]: x["probe_accuracy"] for x in lines if "probe_accuracy" in x}
     assert probed == {0: 10.0, 4: 14.0, 9: 19.0}
     assert torch.equal(flat(state.synthesiser), flat(quiet.synthesiser))
+
+
+def test_a_probe_changes_nothing_in_the_synthesiser(tiny_config, tiny_data, make_state):
+    synthesiser = make_state(tiny_config).synthesiser
+    before = {k: v.clone() for k, v in synthesiser.state_dict().items()}
+    Probe(synthesiser, tiny_data, tiny_data.statistics(), tiny_config)(0)
+    torch.testing.assert_close(dict(synthesiser.state_dict()), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("reuse", [True, False])

@@ -47,6 +47,15 @@ def test_targets_start_as_the_generated_images():
     )
 
 
+def test_building_it_changes_nothing_in_the_synthesiser():
+    synthesiser, _ = build()
+    before = {k: v.clone() for k, v in synthesiser.state_dict().items()}
+    ImageSpaceOptimiser(
+        synthesiser, [{"params": synthesiser.parameters()}], OptimiserConfig()
+    )
+    torch.testing.assert_close(dict(synthesiser.state_dict()), before, rtol=0, atol=0)
+
+
 def test_targets_take_adams_step_on_the_gradient_at_the_images():
     synthesiser, optimiser = build()
     logits = optimiser.logits.detach().clone().requires_grad_()

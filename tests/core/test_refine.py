@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from condense_core import ConfigError, DataError, condense
+from condense_core import ConfigError, DataError, RunError, condense
 from condense_core.networks import build_network
 from condense_core.refine import refine
 
@@ -47,6 +47,22 @@ def test_without_updates_nothing_but_the_rounding_happens(
     )
 
 
+def test_without_updates_several_components_leave_every_tensor(tiny_data, tiny_config):
+    config = tiny_config.with_overrides(
+        [
+            "format.code_map=per_class",
+            "format.code_components=2",
+            "pretrain.method=variational",
+            "loop.restarts=0",
+        ]
+    )
+    data = tiny_data.subset(torch.arange(60) % 30)  # enough images for two components
+    start = condense(data, config, device="cpu", progress=False)
+    assert start.spec.code_components
+    later = refined(start, data, config.with_overrides(["pretrain.method=none"]))
+    torch.testing.assert_close(later.tensors, start.tensors, rtol=0, atol=0)
+
+
 def test_same_seed_same_result(start, tiny_data, tiny_config):
     one, two = (refined(start, tiny_data, tiny_config) for _ in range(2))
     torch.testing.assert_close(one.tensors, two.tensors, rtol=0, atol=0)
@@ -64,6 +80,15 @@ def test_phi_starts_from_the_given_network(start, tiny_data, tiny_config):
 def test_a_network_of_another_size_is_refused(start, tiny_data, tiny_config):
     with pytest.raises(ConfigError, match="does not fit network"):
         refined(start, tiny_data, tiny_config, network=network_of(tiny_data, width=5))
+
+
+def test_running_out_of_memory_is_advised(start, tiny_data, tiny_config, monkeypatch):
+    def exhaust(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("condense_core.refine.LoopState", exhaust)
+    with pytest.raises(RunError, match=r"lower loop\.association"):
+        refined(start, tiny_data, tiny_config)
 
 
 def test_other_data_are_refused(start, tiny_data, tiny_config):
@@ -96,6 +121,15 @@ def test_a_decoder_goes_on_as_one(tiny_data, tiny_config):
     torch.testing.assert_close(one.tensors["codebook"], start.tensors["codebook"])
     assert not torch.equal(one.images()[0], start.images()[0])
     assert not torch.equal(one.images()[0], other.images()[0])  # phi is looked through
+
+
+def test_a_decoder_goes_on_in_full_precision(tiny_data, tiny_config):
+    # As it began; under autocast CUDA has no cross entropy of grey values at all.
+    config = decoding(tiny_config)
+    start = condense(tiny_data, config, device="cpu", progress=False)
+    lowered = config.with_overrides(["compute.precision=bf16"])
+    one, two = (refined(start, tiny_data, c) for c in (config, lowered))
+    torch.testing.assert_close(one.tensors, two.tensors, rtol=0, atol=0)
 
 
 def test_pixels_have_no_decoder(tiny_data, tiny_config):

@@ -208,6 +208,32 @@ def test_given_codes_replace_the_stored_ones(generator):
     torch.testing.assert_close(stored, all_images(synthesiser))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"dispersion": True}, {"code_map": "per_class", "code_components": (2, 1, 3)}],
+    ids=str,
+)
+def test_many_fresh_images_are_made_a_batch_at_a_time(monkeypatch, options):
+    synthesiser = build(**options).eval()
+    if options.get("dispersion"):
+        synthesiser.dispersion.fill_(0.1)
+    sizes, generate = [], synthesiser.generate
+
+    def spy(codes, labels, places):
+        sizes.append(len(codes))
+        return generate(codes, labels, places)
+
+    def draw():
+        rng = torch.Generator().manual_seed(0)
+        return synthesiser.draw(torch.arange(10) % 3, rng, dispersed=True)
+
+    monkeypatch.setattr(synthesiser, "generate", spy)
+    together = draw()
+    monkeypatch.setattr("condense_core.synthesiser.SYNTHESIS_BATCH", 4)
+    torch.testing.assert_close(draw(), together)
+    assert sizes == [10, 4, 4, 2]
+
+
 def test_class_embedding_is_stored_with_the_generator_but_not_with_pixels():
     assert "class_embedding" in build().state_dict()
     assert list(build(kind="pixels").state_dict()) == ["pixels"]

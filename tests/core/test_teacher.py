@@ -1,8 +1,10 @@
+import json
 import os
 import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from condense_core import teacher
 from condense_core.data import ImageData
@@ -74,6 +76,21 @@ def test_features_of_a_decoder_need_a_teacher(config, method, weight, needed):
             "pretrain.targets=centres",
             f"pretrain.method={method}",
             f"pretrain.feature_weight={weight}",
+        ]
+    )
+    assert needs_teacher(config) is needed
+
+
+@pytest.mark.parametrize(
+    ("method", "needed"),
+    [("reconstruction", True), ("adversarial", False), ("none", False)],
+)
+def test_medoids_need_a_teacher_where_they_are_the_start(config, method, needed):
+    config = config.with_overrides(
+        [
+            "format.embedding=one_hot",
+            "pretrain.targets=medoids",
+            f"pretrain.method={method}",
         ]
     )
     assert needs_teacher(config) is needed
@@ -222,6 +239,21 @@ def test_a_file_that_is_no_teacher_is_refused(
     os.truncate(tmp_path / "good", (tmp_path / "good").stat().st_size - 5)
     with pytest.raises(ArtefactError):
         load_teacher(tmp_path / "good", tiny_data, config, device=CPU)
+
+
+@pytest.mark.parametrize("key", ["image_shape", "classes", "fingerprint", "width"])
+def test_a_file_that_does_not_say_what_it_fits_is_refused(config, tiny_data, path, key):
+    facts = {
+        "format_version": teacher.FORMAT_VERSION,
+        "image_shape": list(tiny_data.image_shape),
+        "classes": list(tiny_data.classes),
+        "fingerprint": tiny_data.fingerprint(),
+        "width": 4,
+    }
+    del facts[key]
+    save_file({"a": torch.zeros(1)}, path, {teacher.METADATA_KEY: json.dumps(facts)})
+    with pytest.raises(ArtefactError, match=f"lacks '{key}'"):
+        check_teacher(path, tiny_data, config)
 
 
 def test_a_damaged_checkpoint_is_named(config, tiny_data, path):

@@ -259,6 +259,11 @@ def test_the_codebook_has_the_moments_fresh_codes_are_drawn_with(sampler):
     assert torch.allclose(codes.std(dim=0, unbiased=False), torch.ones(4), atol=1e-5)
 
 
+def test_a_single_code_is_the_mean_of_the_prior(sampler):
+    codes = train(build(images_per_class=1), sampler, steps=1).codebook.codes
+    assert torch.equal(codes, torch.zeros_like(codes))
+
+
 def test_a_class_of_one_image_and_one_code(tiny_images):
     images, labels = tiny_images
     few = as_image_data((images[9:21], labels[9:21]))  # 1, 10 and 1 images

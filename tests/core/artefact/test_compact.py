@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from condense_core.artefact import CondensedDataset
+from condense_core.artefact.checks import REQUIRED_METADATA
 from condense_core.artefact.compact import pack, packed_size, unpack
 from condense_core.data import PixelStatistics
 from condense_core.errors import ArtefactError
@@ -130,6 +131,18 @@ def test_damaged_bytes_are_refused():
 def test_hostile_headers_are_refused_before_anything_is_built(change):
     with pytest.raises(ArtefactError):
         unpack(rewritten(change))
+
+
+@pytest.mark.parametrize("version", [0, 2, 99, "1", None])
+def test_other_versions_are_refused(version):
+    with pytest.raises(ArtefactError, match=f"format version {version!r}"):
+        unpack(rewritten(lambda h: h.update(format_version=version)))
+
+
+@pytest.mark.parametrize("key", sorted(set(REQUIRED_METADATA) - {"format_version"}))
+def test_a_header_without_a_key_is_refused_by_its_name(key):
+    with pytest.raises(ArtefactError, match=f"lacks '{key}'"):
+        unpack(rewritten(lambda h: h.pop(key)))
 
 
 def test_a_bomb_is_not_inflated(monkeypatch):

@@ -229,6 +229,16 @@ def test_samples_are_balanced(make_condensed, fresh):
     assert labels.tolist() != sorted(labels.tolist())
 
 
+@pytest.mark.parametrize("classes", [None, [0, 2]])
+def test_any_class_can_have_one_sample_more(make_condensed, generator, classes):
+    condensed = make_condensed()
+    draws = [
+        condensed.sample(1, classes=classes, generator=generator)[1].item()
+        for _ in range(40)
+    ]
+    assert sorted(set(draws)) == (classes or [0, 1, 2])
+
+
 def test_samples_can_be_of_some_classes(make_condensed):
     _, labels = make_condensed().sample(9, classes=[2, 0])
     assert set(labels.tolist()) == {0, 2}

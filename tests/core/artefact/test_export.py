@@ -6,7 +6,7 @@ from PIL import Image
 from condense_core.artefact.export import FORMATS, export, safe_file_name
 from condense_core.artefact.stored_sets import load_stored_set
 from condense_core.data import as_image_data
-from condense_core.errors import RunError
+from condense_core.errors import ConfigError, RunError
 from condense_core.evaluate import evaluate
 
 SHAPES = [("generator", (1, 8, 8)), ("generator", (3, 12, 8)), ("pixels", (3, 8, 9))]
@@ -142,7 +142,9 @@ def test_a_file_name_is_safe(name, expected):
 
 
 def test_an_unknown_format_is_refused(make_condensed, tmp_path):
-    with pytest.raises(RunError, match=r"'gif': choose from png, npz, pt, imagefolder"):
+    with pytest.raises(
+        ConfigError, match=r"'gif': choose from png, npz, pt, imagefolder"
+    ):
         export(make_condensed(), format="gif", out=tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 

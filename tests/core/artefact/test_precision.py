@@ -93,6 +93,14 @@ def test_what_a_half_cannot_hold_is_refused(precision):
         encode({"a": torch.tensor([1e6])}, precision)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_values_that_are_not_finite_are_no_matter_of_precision(precision, value):
+    state = {"a": torch.tensor([[1.0, value]])}
+    with pytest.raises(ArtefactError, match=r"a holds NaN or infinite .* diverged"):
+        encode(state, precision)
+
+
 def test_the_layout_of_absurd_sizes_allocates_nothing():
     spec = SynthesiserSpec(
         kind="generator", **SIZES | {"channels": 4096, "latent_dim": 65_536}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from condense_core.artefact.export import export
-from condense_core.artefact.stored_sets import KINDS, is_stored_set, load_stored_set
+from condense_core.artefact.stored_sets import KINDS, load_stored_set
 from condense_core.errors import ArtefactError, CondenseError, DataError
 
 CLASSES = ("left", "middle", "right")
@@ -16,23 +16,6 @@ def arrays(**changes) -> dict:
     images = np.arange(6 * 64, dtype=np.uint8).reshape(6, 8, 8)
     content = {"images": images, "labels": np.arange(6) // 2, **changes}
     return {name: value for name, value in content.items() if value is not None}
-
-
-@pytest.mark.parametrize(
-    ("what", "stored"),
-    [
-        ("random", False),
-        ("full", False),
-        ("a.npz", True),
-        ("a/b", True),
-        ("odd", False),
-    ],
-)
-def test_words_and_paths_are_told_apart(tmp_path, monkeypatch, what, stored):
-    monkeypatch.chdir(tmp_path)
-    assert is_stored_set(what) is stored
-    (tmp_path / "odd").mkdir()
-    assert is_stored_set("odd")
 
 
 def test_an_artefact_brings_statistics_and_config(make_condensed, tmp_path):

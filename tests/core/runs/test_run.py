@@ -205,6 +205,11 @@ VARIANTS = {
     "auxiliary alone": [*only("classification"), "loss.classifier=auxiliary"],
     "pixel space": ["loss.adversarial_space=pixel"],
     "pixel auxiliary": ["loss.adversarial_space=pixel", "loss.classifier=auxiliary"],
+    "pixel auxiliary of a resnet": [
+        "loss.adversarial_space=pixel",
+        "loss.classifier=auxiliary",
+        "network.name=resnet18",
+    ],
     "saturating": ["loss.saturating=true"],
     "per sample": ["loss.matching_mode=per_sample"],
     "no centre": ["loss.intra_centre=none"],
