@@ -6,7 +6,7 @@ test split), as many of each class on both sides, so that easy and hard classes 
 pass for membership. The attacks are simple on purpose: they find an artefact that
 copies its data, and nothing follows from their failure.
 
-Shape suffixes: N images of both sides, S synthetic set, D features, M scores of
+Shape legend: N images of both sides, S synthetic set, D features, M scores of
 members, L scores of non-members, Y classes, C H W image.
 """
 

@@ -4,7 +4,7 @@ Every selection is class-balanced and returns indices in class order. *Random* n
 nothing; the others need a network trained on the real data: *herding* and *k-center*
 its embeddings, *forgetting* the history of its predictions.
 
-Shape suffixes: N data set, n images of one class, D feature.
+Shape legend: N data set, n images of one class, D feature.
 """
 
 from collections.abc import Callable

@@ -7,7 +7,7 @@ GPU mostly idle. `train_ensemble` stacks their weights and trains them together 
 initialisation, the shuffling and the augmentation that its own seed gives it in
 `condense_core.training.train_network`; only the order of floating-point sums differs.
 
-Shape suffixes: R networks, B batch, N data set, C channels, H height, W width.
+Shape legend: R networks, B batch, N data set, C channels, H height, W width.
 """
 
 import copy

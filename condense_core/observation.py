@@ -1,6 +1,6 @@
 """What training a network on real data tells about each image.
 
-Shape suffixes: N data set, E epochs, D feature, B batch, Y classes, C channels,
+Shape legend: N data set, E epochs, D feature, B batch, Y classes, C channels,
 H height, W width.
 """
 

@@ -1,6 +1,6 @@
 """How well scores tell members from non-members: AUC, its interval, TPR at 1 % FPR.
 
-Shape suffixes: M scores of members, L of non-members, R resamples, G distinct scores.
+Shape legend: M scores of members, L of non-members, R resamples, G distinct scores.
 """
 
 import torch

@@ -8,7 +8,7 @@ rate also clears the momentum (it builds a new optimiser), and the smaller last 
 an epoch is used. Two are not: it runs one epoch more than it says, and drops the rate
 two epochs after half time.
 
-Shape suffixes: B batch, N data set, Y classes, C channels, H height, W width.
+Shape legend: B batch, N data set, Y classes, C channels, H height, W width.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

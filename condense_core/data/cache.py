@@ -67,7 +67,7 @@ class Plan:
     """What a cache is made of.
 
     Attributes:
-        split: train or test.
+        split: Train or test.
         root: Folder of the source files.
         source: Their names; part of the key.
         classes: Class names in label order.

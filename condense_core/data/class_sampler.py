@@ -1,6 +1,6 @@
 """The sampler that serves real images to the training loop.
 
-Shape suffixes: B batch, Y classes, C H W image.
+Shape legend: B batch, Y classes, C H W image.
 """
 
 import torch
@@ -19,8 +19,8 @@ class ClassSampler:
     gather and never waits for the host.
 
     Args:
-        data: every class needs at least one image.
-        device: where the images live and the batches appear.
+        data: Every class needs at least one image.
+        device: Where the images live and the batches appear.
 
     Raises:
         DataError: a class has no image.
@@ -49,10 +49,10 @@ class ClassSampler:
         """Draw images of each class, uniformly and with replacement.
 
         Args:
-            per_class: images per class, at least 1.
-            generator: on the sampler's device, or elsewhere at the price of a copy.
+            per_class: Images per class, at least 1.
+            generator: On the sampler's device, or elsewhere at the price of a copy.
             classes: int64 (Y_sel,) in 0..Y-1; all classes when None.
-            part: rows of the result to return; the draw is that of the whole.
+            part: Rows of the result to return; the draw is that of the whole.
 
         Returns:
             float32 (Y_sel, per_class, C, H, W) in [0, 1].

@@ -1,6 +1,6 @@
 """From what users have (arrays, PIL images, any labels) to uint8 pixels and 0..Y-1.
 
-Shape suffixes: N data set, Y classes, C H W image.
+Shape legend: N data set, Y classes, C H W image.
 """
 
 from collections.abc import Sequence
@@ -101,10 +101,10 @@ def index_labels(
 
     Args:
         values: (N,) integers or strings.
-        name: of the data set, for messages.
-        classes: the full, ordered list of class names; kept even where a class has
+        name: Of the data set, for messages.
+        classes: The full, ordered list of class names; kept even where a class has
             no label, so that a test split lines up with its training split.
-        known: names by label value, of which only those that occur are kept.
+        known: Names by label value, of which only those that occur are kept.
 
     Raises:
         DataError: ``values`` are not a list of class labels, or ``classes`` do not fit.
@@ -218,7 +218,7 @@ def pil_pixels(
     """Pixels of a PIL image as uint8 (C, H, W): C is 1 for grey modes, 3 for others.
 
     Args:
-        image: turned as its EXIF data say; palettes are looked up, alpha is dropped,
+        image: Turned as its EXIF data say; palettes are looked up, alpha is dropped,
             16 bits become 8.
         size: (H, W) to resize to (antialiased bilinear).
         channels: 1 or 3 to convert.

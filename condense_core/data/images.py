@@ -5,7 +5,7 @@ Images are in memory or, from a cache, in a mapped file (`condense_core.data.map
 Pixels are kept as uint8 from reading to drawing: a quarter of the memory of float32,
 and exact. They become float in [0, 1] only for the few images of one step.
 
-Shape suffixes: B batch, N data set, Y classes, C H W image.
+Shape legend: B batch, N data set, Y classes, C H W image.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ class PixelStatistics:
         """Zero mean and unit variance per channel; differentiable.
 
         Args:
-            images: float (..., C, H, W) in [0, 1].
+            images: Float (..., C, H, W) in [0, 1].
 
         Raises:
             DataError: ``images`` has another number of channels.
@@ -101,7 +101,7 @@ class ImageData:
         images: uint8 (N, C, H, W) with C 1 or 3.
         labels: int64 (N,), values 0..Y-1, on the same device.
         classes: Y names; a class may be without images (a subset, a test split).
-        name: where the images come from, for messages and reports.
+        name: Where the images come from, for messages and reports.
 
     Raises:
         DataError: the set is empty, or a shape, type or label does not fit.
@@ -210,8 +210,8 @@ class ImageData:
         """At most ``most`` images of each class, chosen at random, in their order.
 
         Args:
-            most: at least 1.
-            generator: on the CPU.
+            most: At least 1.
+            generator: On the CPU.
         """
         labels = self.labels.cpu()
         shuffled = torch.randperm(len(labels), generator=generator)
@@ -280,14 +280,14 @@ def as_image_data(
     """Any labelled images as `ImageData`.
 
     Args:
-        source: an `ImageData`; a pair (images, labels) of tensors or arrays, images
+        source: An `ImageData`; a pair (images, labels) of tensors or arrays, images
             (N, C, H, W) or (N, H, W), uint8 or float in [0, 1]; or a map-style data
             set whose samples start with (image, label), each image a PIL image, an
             (H, W) or (H, W, C) array or a (C, H, W) tensor. Every sample is read once,
             so a random transform would be frozen into the pixels.
-        classes: names of the classes, in label order. Without it the labels become
+        classes: Names of the classes, in label order. Without it the labels become
             0..Y-1 in sorted order and the original values become the names.
-        name: for messages and reports.
+        name: For messages and reports.
 
     Raises:
         DataError: the images or labels are empty, inconsistent or out of range.

@@ -64,16 +64,16 @@ def load_source(
     """Read one split of a named data set.
 
     Args:
-        name: a key of `SOURCES`.
+        name: A key of `SOURCES`.
         split: ``"train"`` or ``"test"``; the label of a class is the same in both.
-        data_root: folder of the data set; not needed by ``digits``.
-        download: let torchvision fetch missing files into ``data_root``.
+        data_root: Folder of the data set; not needed by ``digits``.
+        download: Let torchvision fetch missing files into ``data_root``.
         image_size: (H, W) to resize to, antialiased; the aspect ratio is not kept.
         channels: 1 or 3, to convert between grey and RGB.
-        classes: names of the classes to read, in label order; all of them when None.
-        cache: folder for a decoded copy on disk, mapped instead of held in memory; for
+        classes: Names of the classes to read, in label order; all of them when None.
+        cache: Folder for a decoded copy on disk, mapped instead of held in memory; for
             image files and npz arrays. None reads into memory.
-        skip_corrupt: leave out image files that cannot be read.
+        skip_corrupt: Leave out image files that cannot be read.
 
     Returns:
         Images with sides of 8 to 128 pixels.

@@ -1,6 +1,6 @@
 """AlexNet for small images, as in the condensation literature's cross-network table.
 
-Sizes: B batch, C channels, H height, W width, Y classes.
+Shape legend: B batch, C channels, H height, W width, Y classes.
 """
 
 import torch.nn.functional as F

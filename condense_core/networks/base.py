@@ -1,6 +1,6 @@
 """What every network offers the losses: one feature per block, an embedding, logits.
 
-Shape suffixes: B batch, C channels, H height, W width, D feature, Y classes.
+Shape legend: B batch, C channels, H height, W width, D feature, Y classes.
 """
 
 from torch import Tensor, nn

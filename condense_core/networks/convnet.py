@@ -1,6 +1,6 @@
 """ConvNet, the network nearly all dataset-condensation results are reported with.
 
-Sizes: B batch, C channels, H height, W width, Y classes.
+Shape legend: B batch, C channels, H height, W width, Y classes.
 """
 
 from torch import Tensor, nn

@@ -1,6 +1,6 @@
 """The multi-layer perceptron of the condensation literature's cross-network table.
 
-Sizes: B batch, C channels, H height, W width, Y classes.
+Shape legend: B batch, C channels, H height, W width, Y classes.
 """
 
 from math import prod

@@ -1,6 +1,6 @@
 """ResNet18 for small images, as in the condensation literature's cross-network table.
 
-Shape suffixes: B batch, C channels, H height, W width.
+Shape legend: B batch, C channels, H height, W width.
 """
 
 import torch.nn.functional as F

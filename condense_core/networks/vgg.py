@@ -1,6 +1,6 @@
 """VGG11 for small images, as in the condensation literature's cross-network table.
 
-Sizes: B batch, C channels, H height, W width, Y classes.
+Shape legend: B batch, C channels, H height, W width, Y classes.
 """
 
 from torch import Tensor, nn

@@ -1,6 +1,6 @@
 """Which images a report shows, and a labelled grid of them.
 
-Shapes: B batch, C channels, H height, W width.
+Shape legend: B batch, C channels, H height, W width.
 """
 
 import io

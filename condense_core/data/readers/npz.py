@@ -1,6 +1,6 @@
 """Arrays in npz files: plain ones, and the batches of downsampled ImageNet.
 
-Shape suffixes: N data set, C H W image.
+Shape legend: N data set, C H W image.
 """
 
 import zipfile
