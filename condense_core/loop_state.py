@@ -47,8 +47,7 @@ from condense_core.seeding import (
     seeded_initialisation,
 )
 from condense_core.synthesiser import GeneratorSynthesiser, Synthesiser
-
-WEIGHT_DECAY = 5e-4  # of phi, as of every network in the field's protocol
+from condense_core.training import WEIGHT_DECAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class LoopState:
         self.augment = SiameseAugment.from_text(config.augment, flip=config.data.flip)
         if isinstance(synthesiser, GeneratorSynthesiser):
             prepare_generator(synthesiser.generator, config.compute)
-        self.network = self.initialise_network(0)
+        self.initialise_network(0)
         self.discriminator = self._build_discriminator().to(device)
         self.students = None
         spec = synthesiser.spec
@@ -154,10 +153,10 @@ class LoopState:
         )
         self._base_rates = [group["lr"] for group in self.optimiser.param_groups]
 
-    def initialise_network(self, restart: int) -> FeatureNetwork:
+    def initialise_network(self, restart: int) -> None:
         """A new phi and its optimiser."""
         spec, config = self.synthesiser.spec, self.config
-        self.network = build_network(
+        self.network: FeatureNetwork = build_network(
             config.network.name,
             image_shape=spec.image_shape,
             num_classes=spec.num_classes,
@@ -175,7 +174,6 @@ class LoopState:
             momentum=config.optimiser.momentum,
             weight_decay=WEIGHT_DECAY,
         )
-        return self.network
 
     def associate(
         self,

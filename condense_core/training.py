@@ -29,6 +29,9 @@ from condense_core.networks import FeatureNetwork
 from condense_core.seeding import make_generator
 
 LEARNING_RATE_DROP = 0.1
+# Of SGD, on every network in the field's protocol, phi and students among them.
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,8 @@ class Recipe:
     epochs: int
     augment: str | None = None
     learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    momentum: float = MOMENTUM
+    weight_decay: float = WEIGHT_DECAY
     batch_size: int = 256
     label_smoothing: float = 0.0
 

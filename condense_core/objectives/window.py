@@ -11,11 +11,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from condense_core.compute.distributed import ALONE, Ranks
-from condense_core.training import Recipe
+from condense_core.training import MOMENTUM, WEIGHT_DECAY
 
 OuterLoss = Callable[[Tensor, Tensor], Tensor]
-
-_RECIPE = Recipe("student", epochs=1)  # the field's momentum and weight decay
 
 
 def train_through(
@@ -72,8 +70,8 @@ def train_through(
         (gradient,) = ranks.sum_all(
             torch.autograd.grad(inner * share, [weights], create_graph=True)
         )
-        decay = _RECIPE.weight_decay * weights
-        momenta = _RECIPE.momentum * momenta + gradient + decay
+        decay = WEIGHT_DECAY * weights
+        momenta = MOMENTUM * momenta + gradient + decay
         weights = weights - learning_rate * momenta
     logits = functional_call(network, named(weights), (real_RCHW,))
     loss = outer_loss(logits, real_labels_R) * share

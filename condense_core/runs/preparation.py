@@ -34,7 +34,7 @@ from condense_core.teacher import (
 
 
 def build_phi(config: CondenseConfig, data: ImageData) -> FeatureNetwork:
-    """The matching network, freshly initialised from the seed."""
+    """A network as phi is, from a seed of its own: what is asked before the loop."""
     return build_network(
         config.network.name,
         image_shape=data.image_shape,
