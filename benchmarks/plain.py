@@ -98,8 +98,9 @@ class PlainState(LoopState):
             self.students._augment = self.augment
         self._drawn_at = -1
 
-    def initialise_network(self, restart: int) -> nn.Module:
-        network = super().initialise_network(restart)
+    def initialise_network(self, restart: int) -> None:
+        super().initialise_network(restart)
+        network = self.network
         for block in list(network.modules()):
             for name, layer in block.named_children():
                 if isinstance(layer, AveragePool):
@@ -107,7 +108,6 @@ class PlainState(LoopState):
         network.layer_features = _class_by_class(
             network.layer_features, self.synthesiser.spec.num_classes
         )
-        return network
 
     def associate(self, sampler, teacher, rng):
         # The library draws once for an outer iteration; here the same images again.

@@ -102,7 +102,10 @@ def test_phi_is_trained_on_real_data_and_renewed_at_restarts(
 ):
     weights = []
     state = make_state(tiny_config)
-    fresh = [flat(state.initialise_network(restart)) for restart in range(2)]
+    fresh = []
+    for restart in range(2):
+        state.initialise_network(restart)
+        fresh.append(flat(state.network))
     assert not torch.equal(*fresh)
     loop(state, save=lambda state: weights.append(flat(state.network)))
     assert len({tuple(w.tolist()) for w in weights}) == 6

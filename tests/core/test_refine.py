@@ -48,16 +48,16 @@ def test_without_updates_nothing_but_the_rounding_happens(
 
 
 def test_without_updates_several_components_leave_every_tensor(tiny_data, tiny_config):
-    config = tiny_config.with_overrides(
+    config = tiny_config.with_overrides(["loop.restarts=0"])
+    several = config.with_overrides(
         [
             "format.code_map=per_class",
             "format.code_components=2",
             "pretrain.method=variational",
-            "loop.restarts=0",
         ]
     )
     data = tiny_data.subset(torch.arange(60) % 30)  # enough images for two components
-    start = condense(data, config, device="cpu", progress=False)
+    start = condense(data, several, device="cpu", progress=False)
     assert start.spec.code_components
     later = refined(start, data, config.with_overrides(["pretrain.method=none"]))
     torch.testing.assert_close(later.tensors, start.tensors, rtol=0, atol=0)
@@ -87,7 +87,7 @@ def test_running_out_of_memory_is_advised(start, tiny_data, tiny_config, monkeyp
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("condense_core.refine.LoopState", exhaust)
-    with pytest.raises(RunError, match=r"lower loop\.association"):
+    with pytest.raises(RunError, match=r"set loop\.codes_per_step"):
         refined(start, tiny_data, tiny_config)
 
 
