@@ -1,4 +1,4 @@
-"""Settings for a CPU: narrow networks, and as many updates as take up to an hour.
+"""Settings for a CPU: narrow networks, and as many updates as take up to 100 minutes.
 
 How they were chosen is in docs/condensation-choices.md.
 """
@@ -54,7 +54,8 @@ TEN: dict[str, Settings] = {
     "mnist": {"loop": {"restarts": 24}, "unrolled": SHORT},
     "fashionmnist": {"loop": {"restarts": 12}, "unrolled": {**SHORT, "width": 32}},
     "cifar10": {
-        "loop": {"restarts": 18},
+        "format": {"channels": 64},
+        "loop": {"restarts": 34},
         "unrolled": {
             "window": 10,
             "max_age": 60,
@@ -109,7 +110,7 @@ def cpu_settings(name: str, images_per_class: int) -> Settings:
     if one and name in YOUNG:
         settings = merge(settings, _one_a_class(name))
     if images_per_class == 10 and name in TEN:
-        settings |= merge(_unrolled_at_ten(), TEN[name])
+        settings = merge(settings | _unrolled_at_ten(), TEN[name])
     return merge(settings, MANY_CLASSES_CPU.get(name, {}))
 
 
