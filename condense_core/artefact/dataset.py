@@ -215,7 +215,6 @@ class CondensedDataset:
         content: bytes = save_safetensors(self._tensors, {METADATA_KEY: text})
         return content
 
-    @torch.no_grad()
     def images(self) -> tuple[Tensor, Tensor]:
         """The fixed set {G(z_k, c_y)}: every code under every class.
 
@@ -332,6 +331,7 @@ class CondensedDataset:
             f"{self.nbytes:,} bytes in {self.precision})"
         )
 
+    @torch.no_grad()
     def _as_bytes(self) -> Tensor:
         """The images of the fixed set as uint8, made once."""
         if self._fixed is None:
