@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from condense_core.compute.mode import full_precision
 
-SMALLEST_SIDE = 8
-LARGEST_SIDE = 128
+SMALLEST_SIDE, LARGEST_SIDE = 8, 128  # pixels; networks have the same limits
 BASE_SIDE = 4  # resolution of the first block for square powers of two
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from condense_core.errors import RunError
 
+CHECKPOINT_SECONDS = 20.0  # between two writes of what a run needs to go on
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_REDRAWS = 0.2
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -26,7 +26,7 @@ from condense_core.data import ImageData, PixelStatistics, require_images
 from condense_core.errors import ArtefactError, ConfigError, DataError, RunError
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.networks.convnet import DEFAULT_WIDTH
-from condense_core.runlog import RunLog, atomic_write_bytes
+from condense_core.runlog import CHECKPOINT_SECONDS, RunLog, atomic_write_bytes
 from condense_core.seeding import derive_seed
 from condense_core.training import Recipe, train_network
 
@@ -34,7 +34,6 @@ AUGMENT = "color_crop_cutout_flip_scale_rotate"
 FORMAT_VERSION = 1
 METADATA_KEY = "condense_teacher"
 REQUIRED_METADATA = ("image_shape", "classes", "fingerprint", "width")
-CHECKPOINT_SECONDS = 20.0
 
 State = dict[str, Any]
 

@@ -25,12 +25,11 @@ from condense_core.data.readers.torchvision_sets import (
     read_torchvision,
 )
 from condense_core.errors import DataError
+from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
 
 __all__ = [
     "CACHED",
     "CACHE_FOLDER",
-    "MAX_SIDE",
-    "MIN_SIDE",
     "SOURCES",
     "Split",
     "load_source",
@@ -38,7 +37,6 @@ __all__ = [
 
 CACHED = frozenset({"imagenet64"})  # too big for memory: cached unless told otherwise
 CACHE_FOLDER = ".condense-cache"  # in the data root, where no other is named
-MIN_SIDE, MAX_SIDE = 8, 128  # pixels; what the networks and the generator can handle
 
 SOURCES: dict[str, Callable[[Request], ImageData]] = {
     "digits": read_digits,
@@ -131,8 +129,8 @@ def _select(data: ImageData, classes: tuple[str, ...] | None) -> ImageData:
 
 
 def _check_size(name: str, size: tuple[int, int]) -> None:
-    if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
+    if not all(SMALLEST_SIDE <= side <= LARGEST_SIDE for side in size):
         raise DataError(
-            f"{name}: images of {size[0]}x{size[1]} pixels, sides must be {MIN_SIDE} "
-            f"to {MAX_SIDE}: choose a size, such as {IMAGE_SIZE}"
+            f"{name}: images of {size[0]}x{size[1]} pixels, sides must be "
+            f"{SMALLEST_SIDE} to {LARGEST_SIDE}: choose a size, such as {IMAGE_SIZE}"
         )

@@ -18,9 +18,11 @@ import torch
 from condense_core.artefact import CondensedDataset
 from condense_core.config import CondenseConfig
 from condense_core.errors import RunError
-from condense_core.runlog import atomic_write_bytes, atomic_write_text
-
-CHECKPOINT_SECONDS = 20.0
+from condense_core.runlog import (
+    CHECKPOINT_SECONDS,
+    atomic_write_bytes,
+    atomic_write_text,
+)
 
 
 class RunDirectory:

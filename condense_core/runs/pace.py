@@ -50,12 +50,12 @@ def schedule(
     estimate = measure(train, test, config, device=device)
     if config.time_budget is None or not config.loop.total:
         return config, estimate
-    config = fit(config, estimate)
+    config = fill_budget(config, estimate)
     loop = config.loop
     return config, replace(estimate, outers=loop.restarts * loop.network_updates)
 
 
-def fit(config: CondenseConfig, estimate: Estimate) -> CondenseConfig:
+def fill_budget(config: CondenseConfig, estimate: Estimate) -> CondenseConfig:
     """``config`` with as many outer iterations as fit its ``time_budget``.
 
     Restarts of phi keep about their length; a tenth of the budget is kept free.

@@ -8,7 +8,7 @@ from condense_core.artefact import CondensedDataset
 from condense_core.errors import ConfigError
 from condense_core.runs import pace
 from condense_core.runs.estimate import Estimate
-from condense_core.runs.pace import fit, schedule
+from condense_core.runs.pace import fill_budget, schedule
 from condense_core.runs.run import condense
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ def budget(config, seconds):
 )
 def test_as_many_iterations_as_fit(tiny_config, seconds, restarts, network_updates):
     estimate = Estimate({"teacher": 30.0, "evaluation": 50.0}, outer=10.0, outers=6)
-    fitted = fit(budget(tiny_config, seconds), estimate)
+    fitted = fill_budget(budget(tiny_config, seconds), estimate)
     assert fitted.loop.restarts == restarts
     assert fitted.loop.network_updates == network_updates
     done = restarts * network_updates
@@ -43,11 +43,11 @@ def test_as_many_iterations_as_fit(tiny_config, seconds, restarts, network_updat
 def test_a_budget_that_holds_nothing_says_what_takes_the_time(tiny_config):
     estimate = Estimate({"teacher": 30.0, "evaluation": 500.0}, outer=10.0, outers=6)
     with pytest.raises(ConfigError) as error:
-        fit(budget(tiny_config, 60.0), estimate)
+        fill_budget(budget(tiny_config, 60.0), estimate)
     text = str(error.value)
     assert "teacher 30 s, evaluation 8 min" in text
     assert "at least 600 s" in text
-    fit(budget(tiny_config, 600.0), estimate)  # what it says is enough
+    fill_budget(budget(tiny_config, 600.0), estimate)  # what it says is enough
 
 
 def test_a_budget_of_no_time_is_refused(tiny_config):
