@@ -54,6 +54,12 @@ def test_a_preset_for_a_cpu_evaluates_small_networks_for_few_steps(name):
     assert evaluation.full_max_steps <= 600
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_preset_trains_on_the_whole_data_set_for_a_whole_recipe(name):
+    evaluation = CondenseConfig.preset(name).evaluate
+    assert "full" not in evaluation.baselines or evaluation.full_max_steps <= 600
+
+
 @pytest.mark.parametrize("data", [name for name in DATA_SETS if name != "digits"])
 @pytest.mark.parametrize("count", IMAGES_PER_CLASS)
 def test_every_data_set_and_size_has_a_preset(data, count):
