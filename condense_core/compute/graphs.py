@@ -47,12 +47,15 @@ class GraphedFunction:
         """What the function returns; captured anew for tensors of other shapes."""
         values = [tensor.detach() for tensor in tensors]
         key = [(value.shape, value.dtype) for value in values]
-        if key != self._key:
-            self._capture(values)
-            self._key = key
-        assert self._graph is not None
-        torch._foreach_copy_(self._inputs, values)
-        self._graph.replay()
+        # Streams and captures are those of the current GPU, whose graph of the work of
+        # another one is empty.
+        with torch.cuda.device(values[0].device):
+            if key != self._key:
+                self._capture(values)
+                self._key = key
+            assert self._graph is not None
+            torch._foreach_copy_(self._inputs, values)
+            self._graph.replay()
         return self._results
 
     def _capture(self, values: list[Tensor]) -> None:
@@ -64,7 +67,8 @@ class GraphedFunction:
                 self._function(*self._inputs)
         here.wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # PyTorch's own stream for captures is on the GPU of the first of them.
+        with torch.cuda.graph(self._graph, stream=aside):
             self._results = self._function(*self._inputs)
 
 

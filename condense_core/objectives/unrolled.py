@@ -72,7 +72,7 @@ class StudentPool:
         self._graphed = GraphedFunction(self._train_all) if graphs else None
         self._streams: list[torch.cuda.Stream] = []
         if graphs and config.at_once > 1:
-            self._streams = [torch.cuda.Stream() for _ in range(config.at_once)]
+            self._streams = [torch.cuda.Stream(device) for _ in range(config.at_once)]
         self.network = self._fresh_network(0)
         differentiate_twice(self.network, fused=graphs)
         self._names = [name for name, _ in self.network.named_parameters()]
