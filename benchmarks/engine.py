@@ -32,7 +32,7 @@ from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 from condense_core.compute.mode import compute_scope, resolve_precision
-from condense_core.config import CondenseConfig
+from condense_core.config import ComputeConfig, CondenseConfig
 from condense_core.data.class_sampler import ClassSampler
 from condense_core.engine import condense_loop
 from condense_core.loop_state import LoopState
@@ -181,7 +181,7 @@ def main() -> None:
             alone = _plain_alone()
             plain["plain_alone_seconds_per_step"] = alone
             plain["ratio_plain_alone_over_ours"] = alone / step
-    rate = matrix_rate(device, resolve_precision(config.compute.precision, device))
+    rate = matrix_rate(device, config.compute)
     finish(
         arguments,
         device,
@@ -231,12 +231,14 @@ def profile(work: Callable[[], Any], device: torch.device) -> dict[str, float]:
     return {"all": sum(kernels.values()), **{name: kernels[name] for name in longest}}
 
 
-def matrix_rate(device: torch.device, precision: str) -> float:
-    """Multiplications and additions a second of a large matrix product."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+def matrix_rate(device: torch.device, compute: ComputeConfig) -> float:
+    """FLOPs a second of a large matrix product, in the precision of a step."""
+    bf16 = resolve_precision(compute.precision, device) == "bf16"
+    dtype = torch.bfloat16 if bf16 else torch.float32
     side = MATRIX if device.type == "cpu" else 4 * MATRIX
     left, right = (torch.rand(side, side, device=device, dtype=dtype) for _ in "lr")
-    seconds = interleaved({"matrix": lambda: left @ right}, rounds=5, device=device)
+    with compute_scope(compute, device):
+        seconds = interleaved({"matrix": lambda: left @ right}, rounds=5, device=device)
     return 2 * side**3 / seconds["matrix"]
 
 

@@ -48,6 +48,12 @@ def _warp(image_1CHW: Tensor, matrix: list[Tensor]) -> Tensor:
     return F.grid_sample(image_1CHW, grid, align_corners=False)
 
 
+def _beside(images_BCHW: Tensor, drawn: AugmentParameters) -> AugmentParameters:
+    """Parameters where the images are: those of many steps are drawn on the CPU."""
+    uniforms = tuple(values.to(images_BCHW.device) for values in drawn.uniforms)
+    return AugmentParameters(drawn.operations, uniforms)
+
+
 ONE_IMAGE = {**OPERATIONS, "scale": _scale, "rotate": _rotate}
 
 
@@ -82,7 +88,7 @@ class PerSampleAugment:
     def apply_each(
         self, images_BCHW: Tensor, drawn: Sequence[AugmentParameters]
     ) -> list[Tensor]:
-        return [self.apply(images_BCHW, parameters) for parameters in drawn]
+        return [self.apply(images_BCHW, _beside(images_BCHW, one)) for one in drawn]
 
 
 class PlainState(LoopState):

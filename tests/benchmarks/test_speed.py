@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from condense_core.augment import SiameseAugment
+from condense_core.config import ComputeConfig
+
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 QUICK = (
@@ -42,6 +45,31 @@ def test_the_plain_step_ends_with_the_same_images(run, preset):
     changed = result["mean_image_change"]
     assert changed > 0
     assert result["mean_image_difference_to_plain"] < 1e-3 * changed
+
+
+def test_the_plain_step_draws_for_images_anywhere():
+    module, draws = importlib.import_module("plain"), torch.Generator().manual_seed(0)
+    augment = SiameseAugment.from_text("color_crop_cutout_flip_scale_rotate")
+    drawn = [augment.draw(2, draws) for _ in range(20)]
+    assert len({one.operations for one in drawn}) == 6
+    images = torch.empty(2, 1, 8, 8, device="meta")
+    for augmented in module.PerSampleAugment(augment).apply_each(images, drawn):
+        assert augmented.device == images.device
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_the_floor_is_measured_in_the_precision_of_a_step(monkeypatch, precision):
+    module, seen = importlib.import_module("engine"), []
+
+    def instead(ways, **_):
+        seen.append(torch.backends.cuda.matmul.allow_tf32)
+        return dict.fromkeys(ways, 1.0)
+
+    monkeypatch.setattr(module, "interleaved", instead)
+    monkeypatch.setattr(module.torch, "rand", lambda *_, **__: torch.ones(1))
+    module.matrix_rate(torch.device("cuda"), ComputeConfig(precision=precision))
+    assert seen == [precision != "fp32"]
 
 
 def test_a_window_of_students(run):
