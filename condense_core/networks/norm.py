@@ -7,12 +7,17 @@ derivative is one function of the five row statistics it depends on.
 Shape legend: B batch, C channels, N = H * W pixels of a map.
 """
 
+import warnings
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils._triton import has_triton
+
+SecondDerivative = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 class InstanceNorm(nn.GroupNorm):
@@ -26,7 +31,7 @@ class InstanceNorm(nn.GroupNorm):
             second ones, see `differentiate_twice`.
     """
 
-    twice: Any = None
+    twice: SecondDerivative | None = None
 
     def __init__(self, width: int) -> None:
         """Norm of ``width`` channels."""
@@ -102,17 +107,44 @@ def differentiate_twice(network: nn.Module, *, fused: bool = False) -> None:
     Args:
         network: Its `InstanceNorm` modules are changed. No third derivative can be
             taken then, nor `torch.func` transforms be applied.
-        fused: Whether to compute each in one kernel; needs a CUDA device and Triton.
+        fused: Whether to compute each in one kernel, on a CUDA device, where Triton is
+            installed and can compile.
     """
-    twice = _fused_second_derivative() if fused else second_derivative
+    twice = second_derivative
+    if fused and has_triton():
+        twice = _fused_second_derivative()
     for module in network.modules():
         if isinstance(module, InstanceNorm):
             module.twice = twice
 
 
 @cache
-def _fused_second_derivative() -> Any:
-    return torch.compile(second_derivative, dynamic=False)
+def _fused_second_derivative() -> SecondDerivative:
+    compiled = torch.compile(second_derivative, dynamic=False)
+    works = True
+
+    def fused(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        nonlocal works
+        if works:
+            try:
+                # Of one layout: each of them would be compiled on its own.
+                results: tuple[Tensor, Tensor, Tensor] = compiled(
+                    *(values.contiguous() for values in tensors)
+                )
+                return results
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # of whatever is missing: a compiler, headers
+                works = False
+                line = " ".join(str(error).split())[:200]
+                warnings.warn(
+                    "students take longer: PyTorch cannot compile here "
+                    f"({type(error).__name__}: {line})",
+                    stacklevel=2,
+                )
+        return second_derivative(*tensors)
+
+    return fused
 
 
 class _Norm(torch.autograd.Function):

@@ -4,6 +4,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from condense_core.networks import build_network
+from condense_core.networks import norm as norms
 from condense_core.networks.norm import InstanceNorm, differentiate_twice
 
 
@@ -74,3 +75,74 @@ def test_a_network_is_differentiated_as_before(device):
     if device.type == "cuda":
         differentiate_twice(closed, fused=True)
         assert (expected - curvature(closed)).norm() < rounding * expected.norm()
+
+
+@pytest.fixture
+def compiling(monkeypatch):
+    """Let `differentiate_twice` compile by a function of the test."""
+
+    def by(compiled):
+        monkeypatch.setattr(norms, "has_triton", lambda: True)
+        monkeypatch.setattr(torch, "compile", lambda *_, **__: compiled)
+        norms._fused_second_derivative.cache_clear()
+
+    yield by
+    norms._fused_second_derivative.cache_clear()
+
+
+def curved(norm, inputs):
+    """Second derivatives at images that lie channels last."""
+    images, *rest = inputs
+    images = images.detach().to(memory_format=torch.channels_last).requires_grad_()
+    output = called(norm)(images, *rest)
+    (slope,) = torch.autograd.grad(output.square().sum(), images, create_graph=True)
+    return torch.autograd.grad(slope.square().sum(), images)[0]
+
+
+@pytest.mark.parametrize("missing", [RuntimeError, FileNotFoundError])
+def test_what_cannot_be_compiled_is_computed_step_by_step(
+    norm, inputs, compiling, missing
+):
+    calls = []
+
+    def compiled(*_):
+        calls.append(1)
+        raise missing("Failed to find C compiler\n")
+
+    compiling(compiled)
+    expected = curved(norm, inputs)
+    differentiate_twice(norm, fused=True)
+    with pytest.warns(UserWarning, match="take longer: .*: Failed to find C compiler"):
+        assert torch.allclose(curved(norm, inputs), expected)
+    assert torch.allclose(curved(norm, inputs), expected)  # and is not said again
+    assert calls == [1]
+
+
+def test_running_out_of_memory_is_no_failure_to_compile(norm, inputs, compiling):
+    def compiled(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    compiling(compiled)
+    differentiate_twice(norm, fused=True)
+    with pytest.raises(torch.OutOfMemoryError):
+        curved(norm, inputs)
+
+
+def test_one_layout_is_compiled(norm, inputs, compiling):
+    seen = []
+
+    def compiled(*tensors):
+        seen.extend(values.is_contiguous() for values in tensors)
+        return norms.second_derivative(*tensors)
+
+    compiling(compiled)
+    expected = curved(norm, inputs)
+    differentiate_twice(norm, fused=True)
+    assert torch.allclose(curved(norm, inputs), expected)
+    assert seen == [True] * 8
+
+
+def test_without_triton_nothing_is_compiled(norm, monkeypatch):
+    monkeypatch.setattr(norms, "has_triton", lambda: False)
+    differentiate_twice(norm, fused=True)
+    assert norm.twice is norms.second_derivative
