@@ -69,13 +69,15 @@ class StudentPool:
         self._shape, self._classes = image_shape, num_classes
         self._augment, self._seed, self._device = augment, seed, device
         self._ranks = ranks
-        self._graphed = GraphedFunction(self._train_all) if graphs else None
-        self._streams: list[torch.cuda.Stream] = []
-        if graphs and config.at_once > 1:
-            self._streams = [torch.cuda.Stream(device) for _ in range(config.at_once)]
         self.network = self._fresh_network(0)
         differentiate_twice(self.network, fused=graphs)
         self._names = [name for name, _ in self.network.named_parameters()]
+        streams: list[torch.cuda.Stream] = []
+        if graphs and config.at_once > 1:
+            streams = [torch.cuda.Stream(device) for _ in range(config.at_once)]
+        # No method: with a cycle of references, graphs would outlive their pool.
+        self._train = partial(_train_windows, self.network, config, streams, ranks)
+        self._graphed = GraphedFunction(self._train) if graphs else None
         self.students = [self._fresh(serial) for serial in range(config.students)]
         for index, student in enumerate(self.students):
             # Staggered first retirements: the pool is of mixed age from then on.
@@ -123,7 +125,7 @@ class StudentPool:
             ],
         )
         states = [t for turn in turns for t in _tensors(self.students[turn])]
-        train: Function = self._graphed or partial(self._train_all, share=part.share)
+        train: Function = self._graphed or partial(self._train, share=part.share)
         losses, *results = train(
             *states, *augmented, labels_B, real_images_BCHW, real_labels_B
         )
@@ -155,42 +157,6 @@ class StudentPool:
                 gradient = gradient / self._ranks.norm(gradient).clamp_min(TINY)
             total += gradient
         return total / count
-
-    def _train_all(self, *tensors: Tensor, share: float = 1.0) -> tuple[Tensor, ...]:
-        """A window of every chosen student.
-
-        Args:
-            tensors: Weights and momenta, student by student; augmented images of
-                every step, student by student; their labels; real images; their labels.
-            share: Of the images of a step, where several processes share them.
-
-        Returns:
-            Losses of the students; the gradients of the augmented images; weights and
-            momenta after the window; all detached.
-        """
-        count, window = self.config.at_once, self.config.window
-        each = 2 * len(self._names)
-        states = tensors[: count * each]
-        augmented = tensors[count * each : -3]
-        trained = side_by_side(
-            [
-                partial(
-                    train_through,
-                    self.network,
-                    states[i * each : (i + 1) * each],
-                    augmented[i * window : (i + 1) * window],
-                    *tensors[-3:],
-                    learning_rate=self.config.learning_rate,
-                    outer_loss=OUTER_LOSSES[self.config.outer_loss],
-                    share=share,
-                    ranks=self._ranks,
-                )
-                for i in range(count)
-            ],
-            self._streams,
-        )
-        losses, gradients, after = zip(*trained, strict=True)
-        return torch.stack(losses), *chain(*gradients), *chain(*after)
 
     def _advance(self, turn: int, after: Sequence[Tensor]) -> None:
         """A student's weights and momenta after a window; or a new student."""
@@ -230,6 +196,54 @@ class StudentPool:
         """Continue from `state_dict`."""
         self.students = [dict(student) for student in state["students"]]
         self._next_serial = state["next_serial"]
+
+
+def _train_windows(
+    network: torch.nn.Module,
+    config: UnrolledConfig,
+    streams: Sequence[torch.cuda.Stream],
+    ranks: Ranks,
+    *tensors: Tensor,
+    share: float = 1.0,
+) -> tuple[Tensor, ...]:
+    """A window of every chosen student.
+
+    Args:
+        network: What computes with the weights of any of them.
+        config: Students at once, window, learning rate, outer loss.
+        streams: One a student, or none: then they are trained one after another.
+        ranks: Processes that share the images of a step.
+        tensors: Weights and momenta, student by student; augmented images of every
+            step, student by student; their labels; real images; their labels.
+        share: Of the images of a step, where several processes share them.
+
+    Returns:
+        Losses of the students; the gradients of the augmented images; weights and
+        momenta after the window; all detached.
+    """
+    count, window = config.at_once, config.window
+    each = 2 * len(list(network.parameters()))
+    states = tensors[: count * each]
+    augmented = tensors[count * each : -3]
+    trained = side_by_side(
+        [
+            partial(
+                train_through,
+                network,
+                states[i * each : (i + 1) * each],
+                augmented[i * window : (i + 1) * window],
+                *tensors[-3:],
+                learning_rate=config.learning_rate,
+                outer_loss=OUTER_LOSSES[config.outer_loss],
+                share=share,
+                ranks=ranks,
+            )
+            for i in range(count)
+        ],
+        streams,
+    )
+    losses, gradients, after = zip(*trained, strict=True)
+    return torch.stack(losses), *chain(*gradients), *chain(*after)
 
 
 def _tensors(student: dict[str, Any]) -> list[Tensor]:

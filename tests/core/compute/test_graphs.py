@@ -1,5 +1,7 @@
 """Captures and replays; on a CPU with a CUDA that only notes where it is used."""
 
+import gc
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -93,9 +95,9 @@ def test_other_shapes_are_captured_anew(cuda):
     assert calls == [torch.Size([3])] * once + [torch.Size([2, 3])] * once
 
 
-def test_streams_of_students_are_on_the_gpu_of_the_students(cuda):
-    pool = StudentPool(
-        UnrolledConfig(students=2, at_once=2, width=4),
+def build(students):
+    return StudentPool(
+        UnrolledConfig(students=students, at_once=students, width=4),
         image_shape=(1, 8, 8),
         num_classes=3,
         augment=SiameseAugment.from_text("none"),
@@ -103,7 +105,24 @@ def test_streams_of_students_are_on_the_gpu_of_the_students(cuda):
         device=torch.device("cpu"),
         graphs=True,
     )
-    assert [stream.device for stream in pool._streams] == [torch.device("cpu")] * 2
+
+
+def test_streams_of_students_are_on_the_gpu_of_the_students(cuda, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "Stream", asked.append)
+    build(students=2)
+    assert asked == [torch.device("cpu")] * 2
+
+
+def test_a_graph_is_freed_with_its_students():
+    pool = build(students=1)
+    graphed = weakref.ref(pool._graphed)
+    gc.disable()
+    try:
+        del pool
+        assert graphed() is None
+    finally:
+        gc.enable()
 
 
 def test_a_graph_works_on_every_gpu(device):

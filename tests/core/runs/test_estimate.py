@@ -1,6 +1,10 @@
+import gc
+import weakref
+
 import pytest
 import torch
 
+from condense_core.loop_state import LoopState
 from condense_core.networks import build_network
 from condense_core.runs import estimate as module
 from condense_core.runs.estimate import Estimate, in_words, measure
@@ -112,6 +116,28 @@ def test_any_configuration_can_be_timed(tiny_config, tiny_data, overrides):
     assert estimate.total > 0
     assert all(seconds >= 0 for seconds in estimate.phases.values())
     assert (estimate.outer == 0) == (config.loop.total == 0)
+
+
+@pytest.fixture
+def without_gc():
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("without_gc")
+def test_what_was_timed_is_freed_before_the_run(tiny_config, tiny_data, monkeypatch):
+    """Graphs among it hold as much memory as those that the run captures."""
+    made = []
+
+    class Spy(LoopState):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(weakref.ref(self.students))
+
+    monkeypatch.setattr(module, "LoopState", Spy)
+    measure(tiny_data, None, tiny_config, device=CPU)
+    assert [students() for students in made] == [None]
 
 
 def test_measuring_leaves_the_run_as_it_would_be(tiny_config, tiny_data):
