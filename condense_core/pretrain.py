@@ -220,7 +220,8 @@ def train_adversarially(
         rng = make_generator(seed, "gan", step)
         real, labels = sampler.batch(batch, rng)
         real = statistics.normalise(real).requires_grad_()
-        codes = synthesiser.codebook.draw(batch, spec.latent_dim, rng).to(device)
+        codes = synthesiser.codebook.draw(batch, spec.latent_dim, rng)
+        codes = codes.to(device, non_blocking=True)
         conditions = synthesiser.class_embedding[labels]
         fake = statistics.normalise(synthesiser.generator(codes, conditions))
 

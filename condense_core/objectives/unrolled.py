@@ -179,7 +179,7 @@ class StudentPool:
             num_classes=self._classes,
             width=self.config.width,
             seed=derive_seed(self._seed, "student", serial),
-        ).to(self._device)
+        ).to(self._device, non_blocking=True)
 
     def _fresh(self, serial: int) -> dict[str, Any]:
         network = self._fresh_network(serial)
