@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from condense_core.augment import SiameseAugment
-from condense_core.compute.mode import uses_graphs
+from condense_core.compute.mode import compute_scope, uses_graphs
 from condense_core.config import CondenseConfig
 from condense_core.data import ImageData, PixelStatistics
 from condense_core.data.class_sampler import ClassSampler
@@ -211,20 +211,21 @@ def _outer_seconds(
         experts=experts,
     )
     ticks = _Ticks(device)
-    condense_loop(
-        state,
-        sampler=tools.sampler,
-        teacher=tools.teacher if config.loss.soft_labels else None,
-        log=ticks,
-        save=lambda _: None,
-        probe=lambda _: 0.0,
-    )
+    with compute_scope(config.compute, device):
+        condense_loop(
+            state,
+            sampler=tools.sampler,
+            teacher=tools.teacher if config.loss.soft_labels else None,
+            log=ticks,
+            save=lambda _: None,
+            probe=lambda _: 0.0,
+        )
+        probing = _probe_seconds(tools.thin, tools.statistics, config)
     seconds = [later - earlier for earlier, later in pairwise(ticks.times)]
     plain = seconds[settling - 1]
     renewed = seconds[settling]  # after an update of phi, with a new association
     logged = seconds[-1]
-    update = plain + max(0.0, logged - plain) / LOG_EVERY
-    update += _probe_seconds(tools.thin, tools.statistics, config)
+    update = plain + max(0.0, logged - plain) / LOG_EVERY + probing
     return update * loop.generator_updates + max(0.0, renewed - plain)
 
 

@@ -118,6 +118,35 @@ def test_any_configuration_can_be_timed(tiny_config, tiny_data, overrides):
     assert (estimate.outer == 0) == (config.loop.total == 0)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loop_and_nothing_else_is_timed_in_the_precision_of_the_run(
+    tiny_config, tiny_data, monkeypatch, precision
+):
+    def spy(name):
+        original, lowered[name] = getattr(module, name), set()
+
+        def called(*args, **options):
+            lowered[name].add(torch.is_autocast_enabled("cpu"))
+            return original(*args, **options)
+
+        monkeypatch.setattr(module, name, called)
+
+    lowered = {}
+    for name in ("pretrain", "condense_loop", "_probe_seconds", "_evaluation"):
+        spy(name)
+    config = tiny_config.with_overrides(
+        [f"compute.precision={precision}", "evaluate.probe_every=2"]
+    )
+    measure(tiny_data, tiny_data, config, device=CPU)
+    bf16 = precision == "bf16"
+    assert lowered == {
+        "pretrain": {False},
+        "condense_loop": {bf16},
+        "_probe_seconds": {bf16},
+        "_evaluation": {False},
+    }
+
+
 @pytest.fixture
 def without_gc():
     gc.disable()
