@@ -39,7 +39,7 @@ from condense_core.objectives.feature import (
 )
 from condense_core.objectives.trajectory import Expert, TrajectoryMatcher
 from condense_core.objectives.unrolled import StudentPool
-from condense_core.optimisers import build_optimiser
+from condense_core.optimisers import build_optimiser, restore
 from condense_core.seeding import (
     derive_seed,
     make_generator,
@@ -340,9 +340,9 @@ class LoopState:
         self.synthesiser.load_state_dict(state["synthesiser"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.network.load_state_dict(state["network"])
-        self.network_optimiser.load_state_dict(state["network_optimiser"])
+        restore(self.network_optimiser, state["network_optimiser"])
         self.discriminator.load_state_dict(state["discriminator"])
-        self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
+        restore(self.discriminator_optimiser, state["discriminator_optimiser"])
         if self.students is not None:
             self.students.load_state_dict(state["students"])
 

@@ -144,7 +144,7 @@ class ParameterOptimiser:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
-        self._optimiser.load_state_dict(state_dict)
+        restore(self._optimiser, state_dict)
 
 
 class ImageSpaceOptimiser:
@@ -233,8 +233,21 @@ class ImageSpaceOptimiser:
         """Continue from `state_dict`."""
         with torch.no_grad():
             self.logits.copy_(state_dict["logits"])
-        self.images.load_state_dict(state_dict["images"])
-        self.fit.load_state_dict(state_dict["fit"])
+        restore(self.images, state_dict["images"])
+        restore(self.fit, state_dict["fit"])
+
+
+def restore(optimiser: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """Let an optimiser continue from its `state_dict`, read to whatever device.
+
+    Adam reads at every step how many it has taken of each parameter. It keeps these
+    numbers on the CPU; those of a checkpoint may be on a GPU, where each of them would
+    be waited for.
+    """
+    optimiser.load_state_dict(state_dict)
+    for values in optimiser.state.values():
+        if "step" in values:
+            values["step"] = values["step"].cpu()
 
 
 def _learnt(groups: list[dict[str, Any]]) -> list[torch.nn.Parameter]:

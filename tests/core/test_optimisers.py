@@ -1,5 +1,6 @@
 import copy
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -121,6 +122,34 @@ def test_state_dict_continues_identically():
         step(twin, twin_optimiser, objective)
     for name, value in synthesiser.state_dict().items():
         assert torch.equal(value, twin.state_dict()[name]), name
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on a GPU until it is asked for on the CPU."""
+
+    is_cuda = True
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+def test_steps_of_a_checkpoint_on_a_gpu_are_counted_on_the_cpu(kind):
+    def optimiser():
+        weight = torch.ones(2).requires_grad_()
+        weight.grad = torch.ones(2)
+        return kind([weight], lr=0.1)
+
+    trained, resumed = optimiser(), optimiser()
+    trained.step()
+    state = trained.state_dict()
+    for values in state["state"].values():
+        if "step" in values:
+            values["step"] = values["step"].as_subclass(Elsewhere)
+    optimisers.restore(resumed, state)
+    for values in resumed.state.values():
+        assert not any(value.is_cuda for value in values.values() if value is not None)
+    resumed.step()
 
 
 def test_both_kinds_of_learning_rate_decay():
