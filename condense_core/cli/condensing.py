@@ -7,7 +7,8 @@ from pathlib import Path
 
 from condense_core.cli.files import check_folder, check_writable, is_path
 from condense_core.compute.devices import resolve_device
-from condense_core.compute.distributed import check_ranks, process_group
+from condense_core.compute.distributed import check_ranks, own_device, process_group
+from condense_core.compute.mode import check_compute
 from condense_core.config import CondenseConfig
 from condense_core.data import ImageData
 from condense_core.report.page import results_table
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     config = config.with_overrides(arguments.overrides)
     if arguments.time_budget is not None:
         config = config.with_overrides([f"time_budget={arguments.time_budget}"])
-    resolve_device(arguments.device)
+    device = own_device(arguments.device)
     out = arguments.out or Path("runs") / name
     check_writable("--out", out)
     train, test, note = load_splits(
@@ -49,12 +50,14 @@ def run(arguments: argparse.Namespace) -> None:
         if note is not None:
             print(note, file=sys.stderr)
 
-    with process_group(arguments.device) as (ranks, device_name):
+    with process_group(device) as ranks:
         check_ranks(config, train.num_classes, ranks)
-        device = resolve_device(device_name)
+        check_compute(config, device, world=ranks.world)
         if ranks.first and (config.time_budget is not None or not arguments.dry_run):
             with memory_advice():
-                config, expected = schedule(train, test, config, out=out, device=device)
+                config, expected = schedule(
+                    train, test, config, out=out, device=device, world=ranks.world
+                )
         # The other processes do what the first found time for.
         config = CondenseConfig.from_dict(ranks.from_first(config.to_dict, device))
         if arguments.dry_run:

@@ -143,6 +143,14 @@ class Ranks:
         distributed.barrier(group=_patient_group())
 
 
+class Apart(Ranks):
+    """One of several processes without the others: to time what it has to compute."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The addend of this process."""
+        return values
+
+
 ALONE = Ranks()
 _patient: list[Any] = []  # the group of the running `process_group`
 
@@ -169,32 +177,60 @@ def check_ranks(config: CondenseConfig, num_classes: int, ranks: Ranks) -> None:
             )
 
 
+def own_device(name: str) -> torch.device:
+    """The device of this process: ``cuda`` is the GPU that torchrun means it to have.
+
+    It becomes the current one, so that nothing is ever put on the GPU of another.
+
+    Raises:
+        ConfigError: The name is not that of a device, or that of one GPU for many
+            processes.
+        RunError: This machine has no such device.
+    """
+    if _world() == 1:
+        return resolve_device(name)
+    if name.startswith("cuda:"):
+        raise ConfigError(
+            f"--device {name} is one GPU for {_world()} processes: use --device cuda, "
+            "which gives each its own (CUDA_VISIBLE_DEVICES says of which)"
+        )
+    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    device = resolve_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 @contextmanager
-def process_group(device: str) -> Iterator[tuple[Ranks, str]]:
+def process_group(device: torch.device) -> Iterator[Ranks]:
     """Join the processes that torchrun started; alone without it.
 
+    Args:
+        device: That of `own_device`.
+
     Yields:
-        This process among them and its device: ``cuda`` becomes the GPU of its own.
+        This process among them.
 
     Raises:
         RunError: Another process ended or hangs; the same command goes on.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = _world()
     if world == 1:
-        yield ALONE, device
+        yield ALONE
         return
-    place = resolve_device(device)
-    if place.type == "cuda":
-        if place.index is None:
-            place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(resolve_device(place))
-    backend = "nccl" if place.type == "cuda" else "gloo"
+    backend = "nccl" if device.type == "cuda" else "gloo"
     with _lost_process():
         distributed.init_process_group(backend, timeout=TIMEOUT)
         _patient_group()
-        yield Ranks(distributed.get_rank(), world), str(place)
+        yield Ranks(distributed.get_rank(), world)
         _patient.clear()
         distributed.destroy_process_group()
+
+
+def _world() -> int:
+    """Processes that torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _patient_group() -> Any:

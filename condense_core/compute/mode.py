@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from condense_core.config import ComputeConfig
+from condense_core.config import ComputeConfig, CondenseConfig
 from condense_core.errors import ConfigError
 from condense_core.networks import FeatureNetwork
 
@@ -51,6 +51,19 @@ def uses_graphs(config: ComputeConfig, device: torch.device, world: int) -> bool
             f"on {device.type}: use auto"
         )
     return possible and config.compile in ("auto", "graphs")
+
+
+def check_compute(
+    config: CondenseConfig, device: torch.device, *, world: int = 1
+) -> None:
+    """Refuse, before any work, what ``compute`` asks for and there is not.
+
+    Raises:
+        ConfigError: As `resolve_precision` and, with students, `uses_graphs`.
+    """
+    resolve_precision(config.compute.precision, device)
+    if config.loss.unrolled:
+        uses_graphs(config.compute, device, world)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from condense_core.augment import SiameseAugment
+from condense_core.compute.distributed import Apart, Ranks, shared_norms
 from condense_core.compute.mode import compute_scope, uses_graphs
 from condense_core.config import CondenseConfig
 from condense_core.data import ImageData, PixelStatistics
@@ -84,6 +85,7 @@ def measure(
     config: CondenseConfig,
     *,
     device: torch.device,
+    world: int = 1,
 ) -> Estimate:
     """Time a few steps of every phase; changes nothing, and has a seed of its own.
 
@@ -92,6 +94,8 @@ def measure(
         test: Test images; None leaves out the evaluation.
         config: Sizes and lengths.
         device: Where to compute.
+        world: Processes that share a step of the loop. What one of them computes is
+            timed, without the exchange between them.
     """
     rng = make_generator(config.seed, "pace")
     most = max(LEAST_OF_A_CLASS, TIMED_IMAGES // train.num_classes)
@@ -133,7 +137,10 @@ def measure(
     experts = None
     if config.loss.trajectory:
         fixed["experts"], experts = _experts(tools)
-    outer = _outer_seconds(synthesiser, tools, experts) if config.loop.total else 0.0
+    outer = 0.0
+    if config.loop.total:
+        ranks = Apart(world - 1, world)  # no other has more to do
+        outer = _outer_seconds(synthesiser, tools, experts, ranks)
     if test is not None:
         fixed |= _evaluation(train, test, thin, statistics, config)
     loop = config.loop
@@ -196,12 +203,15 @@ def _experts(tools: _Tools) -> tuple[float, list[Expert]]:
 
 
 def _outer_seconds(
-    synthesiser: Synthesiser, tools: _Tools, experts: list[Expert] | None
+    synthesiser: Synthesiser,
+    tools: _Tools,
+    experts: list[Expert] | None,
+    ranks: Ranks,
 ) -> float:
     """Of one outer iteration of Algorithm 1, probes included."""
     config, loop, device = tools.config, tools.config.loop, tools.sampler.device
     # The first update logs and warms up, the second may capture a graph.
-    settling = 2 if uses_graphs(config.compute, device, world=1) else 1
+    settling = 2 if uses_graphs(config.compute, device, ranks.world) else 1
     timed = replace(loop, restarts=1, network_updates=2, generator_updates=settling + 1)
     state = LoopState(
         replace(config, loop=timed),
@@ -209,9 +219,10 @@ def _outer_seconds(
         tools.statistics,
         device=device,
         experts=experts,
+        ranks=ranks,
     )
     ticks = _Ticks(device)
-    with compute_scope(config.compute, device):
+    with compute_scope(config.compute, device), shared_norms(synthesiser, ranks):
         condense_loop(
             state,
             sampler=tools.sampler,

@@ -10,7 +10,7 @@ import torch
 from condense_core.artefact import CondensedDataset
 from condense_core.compute.devices import resolve_device
 from condense_core.compute.distributed import ALONE, Ranks, check_ranks
-from condense_core.compute.mode import resolve_precision
+from condense_core.compute.mode import check_compute
 from condense_core.config import CondenseConfig
 from condense_core.coresets import check_selection
 from condense_core.data import ImageData, PixelStatistics
@@ -157,7 +157,7 @@ def run_experiment(
     """
     check_experiment(train, config)
     device = resolve_device(device)
-    resolve_precision(config.compute.precision, device)
+    check_compute(config, device, world=ranks.world)
     check_ranks(config, train.num_classes, ranks)
     own = out if ranks.first else None
     run = RunDirectory.open(own, config, train.fingerprint())

@@ -25,6 +25,7 @@ def schedule(
     *,
     out: Path | None,
     device: torch.device,
+    world: int = 1,
 ) -> tuple[CondenseConfig, Estimate | None]:
     """Estimate a run and, with ``time_budget``, set its number of updates.
 
@@ -37,6 +38,7 @@ def schedule(
         config: As the user wrote it.
         out: Run directory, if any.
         device: Where the run will be.
+        world: Processes that will share it.
 
     Returns:
         The resolved configuration, and the estimate unless the run is resumed.
@@ -47,7 +49,7 @@ def schedule(
     earlier = _started_with(out, config)
     if earlier is not None:
         return earlier, None
-    estimate = measure(train, test, config, device=device)
+    estimate = measure(train, test, config, device=device, world=world)
     if config.time_budget is None or not config.loop.total:
         return config, estimate
     config = fill_budget(config, estimate)

@@ -16,7 +16,7 @@ from condense_core.artefact.checks import MAX_FILE_BYTES, check_sizes
 from condense_core.artefact.precision import encoded_layout
 from condense_core.compute.devices import resolve_device
 from condense_core.compute.distributed import ALONE, Ranks, check_ranks, shared_norms
-from condense_core.compute.mode import compute_scope, resolve_precision
+from condense_core.compute.mode import check_compute, compute_scope
 from condense_core.config import CondenseConfig
 from condense_core.data import ImageData, as_image_data, require_images
 from condense_core.data.class_sampler import ClassSampler
@@ -102,7 +102,7 @@ def condense(
     data = as_image_data(train_set)
     check_fit(data, config)
     device = resolve_device(device)
-    resolve_precision(config.compute.precision, device)
+    check_compute(config, device)
     expected = None
     if config.time_budget is not None:
         folder = Path(out) if out is not None else None

@@ -18,8 +18,10 @@ from condense_core.cli import condensing, main
 from condense_core.compute import distributed
 from condense_core.compute.distributed import (
     ALONE,
+    Apart,
     Ranks,
     check_ranks,
+    own_device,
     process_group,
     shared_norms,
 )
@@ -249,6 +251,15 @@ def test_alone_everything_is_the_identity(generator):
         assert "forward" not in vars(norm)
 
 
+def test_apart_a_process_computes_its_own_share(generator):
+    values = torch.rand(2, 3, generator=generator)
+    last = Apart(1, 2)
+    assert last.part(3) == Part(1, 3, 3)
+    assert torch.equal(last.sum(values), values)
+    assert torch.equal(last.sum_all([values])[0], values)
+    assert torch.equal(last.gather(values, last.part(3))[1:], values)
+
+
 class Echo(Ranks):
     """Two processes that hold the same rows: a sum is a doubling."""
 
@@ -291,7 +302,7 @@ def test_the_command_refuses_before_it_writes(
 ):
     @distributed.contextmanager
     def four(device):
-        yield Ranks(1, 4), device
+        yield Ranks(1, 4)
 
     monkeypatch.setattr(condensing, "process_group", four)
     path, out = tmp_path / "tiny.yaml", tmp_path / "run"
@@ -300,6 +311,64 @@ def test_the_command_refuses_before_it_writes(
     assert main(line.split()) == 2
     assert "4 processes for 3 classes of a step" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_graphs_of_two_processes_are_refused_before_anything_is_timed(
+    tiny_config, npz_root, tmp_path, monkeypatch, capsys
+):
+    @distributed.contextmanager
+    def two(device):
+        yield Ranks(0, 2)
+
+    monkeypatch.setattr(condensing, "process_group", two)
+    monkeypatch.setattr(condensing, "schedule", None)
+    path, out = tmp_path / "tiny.yaml", tmp_path / "run"
+    path.write_text(tiny_config.with_overrides(["compute.compile=graphs"]).to_yaml())
+    line = f"run {path} --data-root {npz_root} --out {out} --device cpu"
+    assert main(line.split()) == 2
+    assert "compute.compile=graphs needs one process" in capsys.readouterr().err
+    assert not out.exists()
+
+
+# Devices of many processes
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """What the second of two processes touches, on a machine of two GPUs."""
+    touched = []
+
+    def resolve(name):
+        touched.append(("resolved", str(name)))
+        return torch.device(name)
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_device",
+        lambda device: touched.append(("current", str(device))),
+    )
+    monkeypatch.setattr(distributed, "resolve_device", resolve)
+    return touched
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_a_process_touches_its_own_gpu_alone(second_of_two, name):
+    assert own_device(name) == torch.device("cuda", 1)
+    assert second_of_two == [("resolved", "cuda:1"), ("current", "cuda:1")]
+
+
+def test_on_cpus_no_gpu_is_touched(second_of_two):
+    assert own_device("cpu") == torch.device("cpu")
+    assert second_of_two == [("resolved", "cpu")]
+
+
+def test_one_gpu_for_many_processes_is_refused(second_of_two):
+    with pytest.raises(ConfigError, match="cuda:1 is one GPU for 2 processes: use"):
+        own_device("cuda:1")
+    assert second_of_two == []
 
 
 @pytest.mark.parametrize(
@@ -314,7 +383,7 @@ def test_a_lost_process_is_one_clear_line(monkeypatch, text):
     monkeypatch.setattr(torch.distributed, "init_process_group", lost)
     with (
         pytest.raises(RunError, match=r"another process .*closed by peer.* same torch"),
-        process_group("cpu"),
+        process_group(torch.device("cpu")),
     ):
         pytest.fail("entered")
 
@@ -328,7 +397,8 @@ def test_other_errors_are_not_disguised():
 
 def test_without_torchrun_there_is_no_group(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with process_group("cpu") as (ranks, device):
+    device = own_device("cpu")
+    assert device == torch.device("cpu")
+    with process_group(device) as ranks:
         assert ranks == ALONE
-        assert device == "cpu"
     assert not torch.distributed.is_initialized()

@@ -71,6 +71,17 @@ def test_graphs_are_refused_elsewhere(device, world):
         uses_graphs(ComputeConfig(compile="graphs"), device, world)
 
 
+def test_graphs_without_a_gpu_are_refused_before_the_work(
+    tiny_config, tiny_data, tmp_path
+):
+    config = tiny_config.with_overrides(["compute.compile=graphs"])
+    with pytest.raises(ConfigError, match="not 1 on cpu: use auto"):
+        condense(tiny_data, config, out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+    without_students = config.with_overrides(["loss.unrolled=0"])
+    condense(tiny_data, without_students, device="cpu", progress=False)
+
+
 @pytest.mark.parametrize("name", ["fp32", "tf32", "bf16"])
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 def test_the_scope_restores_what_it_found(name):

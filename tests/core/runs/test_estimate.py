@@ -4,6 +4,7 @@ import weakref
 import pytest
 import torch
 
+from condense_core.config import LOSS_TERMS
 from condense_core.loop_state import LoopState
 from condense_core.networks import build_network
 from condense_core.runs import estimate as module
@@ -145,6 +146,31 @@ def test_the_loop_and_nothing_else_is_timed_in_the_precision_of_the_run(
         "_probe_seconds": {bf16},
         "_evaluation": {False},
     }
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [f"loss.{name}=0.5" for name in LOSS_TERMS if name != "trajectory"],
+        ["format.embedding=online", "loss.soft_labels=true"],
+        ["unrolled.normalise=true", "compute.precision=bf16"],
+        ["format.kind=pixels", "loss.adversarial_space=pixel"],
+    ],
+)
+def test_of_many_processes_one_share_is_timed(
+    tiny_config, tiny_data, monkeypatch, overrides
+):
+    shares, original = [], LoopState.synthesise
+
+    def spy(self, association, rng):
+        shares.append((self.ranks.world, len(association.class_ids_Y)))
+        return original(self, association, rng)
+
+    monkeypatch.setattr(LoopState, "synthesise", spy)
+    config = tiny_config.with_overrides(overrides)
+    estimate = measure(tiny_data, None, config, device=CPU, world=2)
+    assert set(shares) == {(2, 2)}  # of three classes
+    assert estimate.outer > 0
 
 
 @pytest.fixture
