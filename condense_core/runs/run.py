@@ -59,7 +59,8 @@ def condense(
     """Condense a data set into a codebook and a generator.
 
     With ``out``, the run can be stopped at any moment: the same call goes on where it
-    stopped and ends with the same artefact, byte for byte, on the same machine.
+    stopped and ends with the same artefact, on the same CPU byte for byte; on a GPU up
+    to nondeterministic kernels.
 
     Args:
         train_set: `ImageData`, a pair (images, labels) of tensors or arrays, or any
