@@ -160,9 +160,9 @@ def test_global_randomness_neither_matters_nor_changes(tiny_config, tiny_data):
     assert made[0] == made[1]
 
 
-def test_training_images_shape_the_result(tiny_config, tiny_data):
+def test_training_images_shape_the_result(tiny_config, tiny_data, device):
     config = tiny_config.with_overrides(["pretrain.steps=150"])
-    images, _ = condense(tiny_data, config, device="cpu").images()
+    images, _ = condense(tiny_data, config, device=device).images()
     # Each class is a bright bar at its own place.
     columns = images.mean(dim=(1, 2)).unflatten(0, (3, 2)).mean(dim=1)
     for label, row in enumerate(columns):
@@ -264,6 +264,34 @@ def test_every_way_to_condense_ends_in_an_artefact_of_its_own(
     assert torch.equal(loaded.images()[0], images)
     assert loaded.precision == config.format.precision
     assert loaded.spec.kind == config.format.kind
+
+
+# What a GPU computes in a way of its own; `--device cuda` tests it there.
+PLACES = {
+    **{name: VARIANTS[name] for name in ("all terms", "pixels", "variational start")},
+    "students at once": ["unrolled.at_once=2", "unrolled.normalise=true"],
+    "bf16": ["compute.precision=bf16"],
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_run_stopped_on_any_device_goes_on_and_is_read_on_the_cpu(
+    tiny_config, tiny_data, tmp_path, saved_always, kill_at, device, name
+):
+    config = tiny_config.with_overrides(PLACES[name])
+    killer = kill_at("condense_core.loop_state.LoopState.train_network", 3)
+    with pytest.raises(Killed):
+        condense(tiny_data, config, out=tmp_path / "run", device=device)
+    killer.undo()
+    resumed = condense(tiny_data, config, out=tmp_path / "run", device=device)
+    whole, _ = condense(tiny_data, config, device=device).images()
+    assert whole.device.type == device.type
+    assert whole.std() > 0.05
+    rounding = 0.0 if device.type == "cpu" else 0.02
+    assert (resumed.images()[0] - whole).abs().mean() <= rounding
+    read = CondensedDataset.load(tmp_path / "run" / "condensed.safetensors")
+    difference = read.images()[0] - resumed.images()[0].cpu()
+    assert difference.abs().max() <= rounding
 
 
 @pytest.mark.parametrize("kind", ["generator", "pixels"])
