@@ -80,7 +80,14 @@ class CondensedBuffer(ExemplarsBuffer):
         return self.memory.nbytes
 
     def post_adapt(self, agent_state: Any, exp: Any) -> None:
-        """Condense an experience, once per task boundary."""
+        """Condense an experience, once per task boundary.
+
+        ``ReplayPlugin`` calls it after it has trained on the experience: only then are
+        images or budgets refused that cannot be used.
+
+        :raises BudgetError: the budget is too small.
+        :raises DataError: samples are not labelled images of 8 to 128 px.
+        """
         experience = self._boundaries.completed(exp)
         if experience is None:
             return

@@ -1,6 +1,7 @@
 """Checks of options and samples, each with one message that says the remedy."""
 
 from condense_core.errors import ConfigError, DataError
+from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
 
 
 def require_positive(name: str, value: object) -> None:
@@ -30,11 +31,19 @@ def require_image(shape: tuple[int, ...]) -> None:
         shape: Of one sample.
 
     Raises:
-        DataError: It is not (C, H, W) with one or three channels.
+        DataError: It is not (C, H, W) with one or three channels and sides that a
+            generator can have.
     """
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise DataError(
             f"samples of shape {tuple(shape)} are not images: replay by condensation "
             "needs (C, H, W) with 1 or 3 channels; end the evaluation transforms with "
             "ToTensor, and flatten inside the model"
+        )
+    sides = shape[1:]
+    if min(sides) < SMALLEST_SIDE or max(sides) > LARGEST_SIDE:
+        raise DataError(
+            f"images of {'x'.join(map(str, sides))} pixels cannot be condensed: resize "
+            f"them to sides of {SMALLEST_SIDE} to {LARGEST_SIDE} in the evaluation "
+            "transforms, and in those of training"
         )

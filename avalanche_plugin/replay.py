@@ -76,7 +76,7 @@ class CondensedReplayPlugin(
     Raises ``ConfigError`` for a size that is not a positive whole number, or an unknown
     preset or policy. Before an experience is trained on, raises ``BudgetError`` if the
     smallest generators of all experiences so far do not fit the budget, and
-    ``DataError`` if samples are not labelled images.
+    ``DataError`` if samples are not labelled images with sides of 8 to 128 px.
     """
 
     def __init__(

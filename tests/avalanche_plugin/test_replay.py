@@ -573,6 +573,20 @@ def test_vectors_are_refused(pairs, instant):
         strategy([replay(instant)]).train(stream[0])
 
 
+@pytest.mark.parametrize("side", [4, 130])
+def test_sides_that_no_generator_has_are_refused_before_training(pairs, instant, side):
+    train, _ = pairs
+    images = nn.functional.interpolate(train.tensors[0][::20], size=side)
+    odd = type(train)(images, train.tensors[1][::20])
+    stream = nc_benchmark(odd, odd, n_experiences=5, task_labels=False).train_stream
+    recorder = Recorder()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(side**2, 10))
+    run = strategy([replay(instant), recorder], model)
+    with pytest.raises(DataError, match=r"8 to 128 in the evaluation transforms"):
+        run.train(stream[0])
+    assert not recorder.batches
+
+
 def test_samples_without_labels_are_refused(instant):
     from avalanche_plugin.experiences import read_experience
 
