@@ -146,11 +146,14 @@ class CondensedReplayPlugin(
 
         Checked here, before the experience is trained on.
         """
-        self._sigma = None
-        memory = self.memory
         first = getattr(strategy.experience, "is_first_subexp", True)
-        if not isinstance(memory, GeneratorMemory) or (self._checked and not first):
-            return  # an online experience is checked with its first slice
+        if self._checked and not first:
+            return  # what follows is done with an online experience's first slice
+        self._checked, self._sigma = False, None
+        memory = self.memory
+        if not isinstance(memory, GeneratorMemory):
+            self._checked = True
+            return
         experience = self._boundaries.origin(strategy.experience)
         with isolated_randomness():
             shape = image_shape(experience.dataset)

@@ -164,7 +164,9 @@ def test_the_memory_has_the_policy_and_the_seed_of_the_plugin():
     assert (memory.policy, memory.seed) == ("shared", 3)
 
 
-def test_the_width_of_the_detail_is_chosen_once_per_experience(pairs, monkeypatch):
+@pytest.fixture
+def widths(monkeypatch):
+    """The energies that a width of the detail was chosen for, one a choice."""
     chosen = []
 
     def spy(images, energy):
@@ -172,10 +174,24 @@ def test_the_width_of_the_detail_is_chosen_once_per_experience(pairs, monkeypatc
         return 1.0
 
     monkeypatch.setattr("avalanche_plugin.replay.matching_sigma", spy)
+    return chosen
+
+
+def test_the_width_of_the_detail_is_chosen_once_per_experience(pairs, widths):
     run = strategy([noise(detail=True)])
     for experience in nc_stream(pairs)[:2]:
         run.train(experience)
-    assert len(chosen) == 2
+    assert len(widths) == 2
+
+
+def test_the_width_of_the_detail_is_chosen_once_for_all_slices(pairs, widths):
+    run = strategy([noise(detail=True)])
+    online = split_online_stream(
+        nc_stream(pairs)[:2], experience_size=40, access_task_boundaries=True
+    )
+    for part in online:
+        run.train(part)
+    assert len(widths) == 2
 
 
 @pytest.mark.parametrize(("told", "expected"), [(None, 5), (7, 7)])
