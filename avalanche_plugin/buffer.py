@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
+from avalanche.benchmarks.utils.classification_dataset import (
+    TaskAwareClassificationDataset,
+)
 from avalanche.training.storage_policy import ExemplarsBuffer
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -137,13 +140,16 @@ class CondensedBuffer(ExemplarsBuffer):
             v.cpu() for v in self.memory.sample(self.samples, rng, dispersed=True)
         )
         attributes = [DataAttribute(labels.tolist(), "targets")]
+        kind: type[AvalancheDataset] = AvalancheDataset
         if self._with_tasks:
+            # Avalanche's task-balanced loaders ask a data set for its tasks.
+            kind = TaskAwareClassificationDataset
             attributes.append(
                 DataAttribute(
                     tasks.tolist(), "targets_task_labels", use_in_getitem=True
                 )
             )
-        return AvalancheDataset(
+        return kind(
             [
                 _Generated(
                     images, labels if self._labels_are_tensors else labels.tolist()
