@@ -63,11 +63,11 @@ class CondensedBuffer(ExemplarsBuffer):
         policy: Policy = "experience",
         seed: int = 0,
     ) -> None:
-        require_positive("max_size", max_size)
-        if samples is not None:
-            require_positive("samples", samples)
+        max_size = require_positive("max_size", max_size)
         super().__init__(max_size)
-        self.samples = 10 * max_size if samples is None else samples
+        self.samples = 10 * max_size
+        if samples is not None:
+            self.samples = require_positive("samples", samples)
         self.seed = seed
         # The first experience tells the bytes of an image, and so the budget.
         self.memory = GeneratorMemory(

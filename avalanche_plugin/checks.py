@@ -1,17 +1,25 @@
 """Checks of options and samples, each with one message that says the remedy."""
 
+import operator
+from typing import Any
+
 from condense_core.errors import ConfigError, DataError
 from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
 
 
-def require_positive(name: str, value: object) -> None:
-    """Refuse anything but a whole number above 0.
+def require_positive(name: str, value: Any) -> int:
+    """The value as an ``int``; integers of NumPy, as from a sweep, are taken too.
 
     Raises:
-        ConfigError: Names the option and its value.
+        ConfigError: It is anything but a whole number above 0; names the option.
     """
-    if type(value) is not int or value < 1:
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
         raise ConfigError(f"{name} is {value!r}: choose a positive whole number")
+    return number
 
 
 def require_samples(count: int) -> None:

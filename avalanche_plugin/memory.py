@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from avalanche_plugin.arithmetic import single_precision
 from avalanche_plugin.balance import balanced_labels
 from avalanche_plugin.checks import require_positive
 from avalanche_plugin.pixels import Key, LabelledImages, labelled_images
@@ -79,10 +80,9 @@ class GeneratorMemory:
         seed: int = 0,
         device: str | torch.device = "auto",
     ) -> None:
-        require_positive("budget", budget)
         if policy not in ("experience", "shared"):
             raise ConfigError(f"policy is {policy!r}: choose from experience, shared")
-        self.budget = budget
+        self.budget = require_positive("budget", budget)
         self.policy: Policy = policy
         self.config = (
             CondenseConfig.preset(config) if isinstance(config, str) else config
@@ -105,6 +105,7 @@ class GeneratorMemory:
         return tuple(dict.fromkeys(key for slot in self.slots for key in slot.keys))
 
     @property
+    @single_precision()
     def missed_energy(self) -> float:
         """Mean square of what generated images lack, in model-input units.
 
@@ -145,6 +146,7 @@ class GeneratorMemory:
         if str(device) != str(self.device):
             self.device, self._copies = device, []
 
+    @single_precision()
     def observe(
         self,
         images: Tensor,
@@ -189,6 +191,7 @@ class GeneratorMemory:
         )
 
     @torch.no_grad()
+    @single_precision()
     def sample(
         self, count: int, rng: torch.Generator, *, dispersed: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.logging import TextLogger
 from torch import Tensor
 
+from avalanche_plugin.arithmetic import single_precision
 from avalanche_plugin.checks import require_positive
 from avalanche_plugin.detail import lend_detail, matching_sigma
 from avalanche_plugin.experiences import (
@@ -94,19 +95,17 @@ class CondensedReplayPlugin(
         seed: int = 0,
     ) -> None:
         super().__init__()
-        require_positive("mem_size", mem_size)
-        for name, given in (
-            ("batch_size_mem", batch_size_mem),
-            ("mem_bytes", mem_bytes),
-            ("expected_experiences", expected_experiences),
-        ):
-            if given is not None:
-                require_positive(name, given)
-        self.mem_size = mem_size
-        self.batch_size_mem = batch_size_mem
-        self.mem_bytes = mem_bytes
+
+        def optional(name: str, given: int | None) -> int | None:
+            return None if given is None else require_positive(name, given)
+
+        self.mem_size = require_positive("mem_size", mem_size)
+        self.batch_size_mem = optional("batch_size_mem", batch_size_mem)
+        self.mem_bytes = optional("mem_bytes", mem_bytes)
         self.detail = detail
-        self.expected_experiences = expected_experiences
+        self.expected_experiences = optional(
+            "expected_experiences", expected_experiences
+        )
         self.device = device
         self.seed = seed
         self._sets_budget = memory is None
@@ -222,6 +221,7 @@ class CondensedReplayPlugin(
         self._boundaries.slices = state["slices"]
 
     @torch.no_grad()
+    @single_precision()
     def _with_detail(
         self, images: Tensor, real: Tensor, rng: torch.Generator
     ) -> Tensor:

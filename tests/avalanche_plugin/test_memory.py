@@ -211,6 +211,36 @@ def test_observing_touches_no_global_state(digits, instant, untouched_global_rng
     memory.sample(5, draw())
 
 
+@pytest.fixture(params=["autocast", "float64"])
+def surroundings(request):
+    """What a caller may have around the calls of a memory."""
+    if request.param == "autocast":
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            yield
+            assert torch.is_autocast_enabled("cpu")
+    else:
+        torch.set_default_dtype(torch.float64)
+        yield
+        assert torch.get_default_dtype() is torch.float64
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def undisturbed(digits, instant):
+    memory = observed(digits, instant, count=1)
+    return memory.slots[0].packed, memory.sample(9, draw())[0], memory.missed_energy
+
+
+def test_the_arithmetic_of_the_caller_stays_outside(
+    digits, instant, undisturbed, surroundings
+):
+    memory = observed(digits, instant, count=1)
+    packed, images, missed = undisturbed
+    assert memory.slots[0].packed == packed
+    assert torch.equal(memory.sample(9, draw())[0], images)
+    assert memory.missed_energy == missed
+
+
 def test_unknown_version_is_refused():
     memory = GeneratorMemory(BUDGET, device="cpu")
     with pytest.raises(ArtefactError, match="version"):

@@ -581,6 +581,14 @@ def test_bad_sizes_are_refused():
         CondensedReplayPlugin(preset="replai")
 
 
+def test_sizes_of_a_sweep_are_plain_numbers(pairs, instant, tmp_path):
+    plugin = CondensedReplayPlugin(mem_size=np.int64(200), preset=instant)
+    strategy([plugin]).train(nc_stream(pairs)[0])
+    torch.save(plugin.state_dict(), tmp_path / "plugin.pt")
+    state = torch.load(tmp_path / "plugin.pt", weights_only=True)
+    assert state["memory"]["budget"] == 200 * 256
+
+
 def test_vectors_are_refused(pairs, instant):
     train, _ = pairs
     flat = type(train)(train.tensors[0].flatten(1), train.tensors[1])
