@@ -119,11 +119,14 @@ def class_keys(dataset: Any) -> tuple[Key, ...]:
     return tuple((label, task) for task in numbers for label in sorted(targets.uniques))
 
 
-def read_experience(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
+def read_experience(
+    dataset: Any, *, num_workers: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """All samples under the evaluation transforms: images, labels, tasks.
 
     Args:
         dataset: An Avalanche data set whose samples are (x, y) or (x, y, task).
+        num_workers: Processes that read; 0 is this one. The result is the same.
 
     Returns:
         Floats (N, C, H, W) as the model sees them at test time; int64 (N,); int64 (N,),
@@ -135,6 +138,7 @@ def read_experience(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
     loader = DataLoader(
         dataset.eval(),
         batch_size=_READ_BATCH,
+        num_workers=num_workers,
         # Without one, a loader draws its seed from the global generator.
         generator=torch.Generator().manual_seed(0),
     )

@@ -184,12 +184,17 @@ class CondensedReplayPlugin(
             minibatch[position] = torch.cat([own, values.to(own.device, own.dtype)])
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        """Condense the experience, once per task boundary."""
+        """Condense the experience, once per task boundary.
+
+        It is read with the ``num_workers`` that ``strategy.train`` was given.
+        """
         experience = self._boundaries.completed(strategy.experience)
         if experience is None:
             return
         with isolated_randomness(), torch.enable_grad():
-            images, labels, tasks = read_experience(experience.dataset)
+            images, labels, tasks = read_experience(
+                experience.dataset, num_workers=kwargs.get("num_workers", 0)
+            )
             line = self.memory.observe(
                 images, labels, tasks, expected=self._expected(experience)
             )

@@ -345,6 +345,42 @@ def test_loader_workers_and_augmentation(digits, instant):
     assert run.plugins[0].memory.observed == 2
 
 
+class Readers(torch.utils.data.Dataset):
+    """Images whose value is the number of the process that read them, from 1."""
+
+    targets = [0, 1] * 300
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        worker = torch.utils.data.get_worker_info()
+        number = 0.0 if worker is None else worker.id + 1.0
+        return torch.full((1, 8, 8), number), self.targets[index]
+
+
+@pytest.mark.parametrize(
+    ("options", "readers"), [({}, {0}), ({"num_workers": 2}, {1, 2})]
+)
+def test_an_experience_is_read_by_the_workers_of_the_training(options, readers):
+    seen = []
+
+    class Watching(NoiseMemory):
+        classes = ()  # so that nothing is replayed
+
+        def observe(self, images, labels, tasks, *, expected=None):
+            seen.extend(images.flatten().unique().tolist())
+            return ""
+
+    stream = nc_benchmark(
+        Readers(), Readers(), n_experiences=1, task_labels=False
+    ).train_stream
+    plugin = CondensedReplayPlugin(memory=Watching(), batch_size_mem=1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    strategy([plugin], model, train_mb_size=300).train(stream[0], **options)
+    assert set(seen) == readers
+
+
 @pytest.fixture
 def optimisers_can_be_pickled(monkeypatch):
     """dill cannot find torch's optimiser modules, which torch deletes on import."""
