@@ -3,6 +3,8 @@
 import operator
 from typing import Any
 
+from torch import Tensor
+
 from condense_core.errors import ConfigError, DataError
 from condense_core.generator import LARGEST_SIDE, SMALLEST_SIDE
 
@@ -30,6 +32,41 @@ def require_samples(count: int) -> None:
     """
     if count == 0:
         raise DataError("an experience has no samples: skip it")
+
+
+def require_elements(sample: Any) -> None:
+    """Refuse samples of which a generator cannot make more.
+
+    Args:
+        sample: Of a data set, or a batch of them.
+
+    Raises:
+        DataError: It is not (x, y) or (x, y, task).
+    """
+    if not isinstance(sample, list | tuple) or len(sample) < 2:
+        raise DataError(
+            "the samples of an experience have no labels: replay needs (x, y)"
+        )
+    if len(sample) > 3:
+        raise DataError(
+            f"the samples of an experience have {len(sample)} elements, and generated "
+            "ones only image, label and task: leave out the others "
+            "(use_in_getitem=False)"
+        )
+
+
+def require_labels(labels: Tensor) -> None:
+    """Refuse labels of a minibatch that those of generated images cannot join.
+
+    Raises:
+        DataError: They are not one whole number an image.
+    """
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise DataError(
+            f"labels of shape {tuple(labels.shape)} and type {labels.dtype} in a "
+            "minibatch are not one whole number an image, as those of replayed images "
+            "are: mix or encode labels in the criterion, or in a plugin behind this one"
+        )
 
 
 def require_image(shape: tuple[int, ...]) -> None:

@@ -17,11 +17,10 @@ from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from avalanche_plugin.checks import require_image, require_samples
+from avalanche_plugin.checks import require_elements, require_image, require_samples
 from avalanche_plugin.pixels import Key
 from condense_core import DataError
 
-NO_LABELS = "the samples of an experience have no labels: replay needs (x, y)"
 _READ_BATCH = 256
 # Avalanche's plugins that train on stored samples, besides those with replay in their
 # name. A storage policy is no sign of it: some plugins only compute means from theirs.
@@ -97,8 +96,7 @@ def image_shape(dataset: Any) -> tuple[int, int, int]:
     """
     require_samples(len(dataset))
     sample = dataset.eval()[0]
-    if not isinstance(sample, list | tuple) or len(sample) < 2:
-        raise DataError(NO_LABELS)
+    require_elements(sample)
     shape = tuple(getattr(sample[0], "shape", ()))
     require_image(shape)
     return shape
@@ -115,8 +113,11 @@ def class_keys(dataset: Any) -> tuple[Key, ...]:
         _, labels, tasks = read_experience(dataset)
         return tuple(dict.fromkeys(zip(labels.tolist(), tasks.tolist(), strict=True)))
     of_tasks = getattr(dataset, "targets_task_labels", None)
-    numbers = (0,) if of_tasks is None else sorted(of_tasks.uniques)
-    return tuple((label, task) for task in numbers for label in sorted(targets.uniques))
+    if of_tasks is None or len(of_tasks.uniques) == 1:
+        (task,) = (0,) if of_tasks is None else of_tasks.uniques
+        return tuple((label, task) for label in sorted(targets.uniques))
+    pairs = {(int(y), int(t)) for y, t in zip(targets, of_tasks, strict=True)}
+    return tuple(sorted(pairs, key=lambda pair: pair[::-1]))
 
 
 def read_experience(
@@ -133,7 +134,8 @@ def read_experience(
         0 for samples without a task.
 
     Raises:
-        DataError: Samples have no label, or are of different shapes.
+        DataError: Samples have no label, more elements than these, or are of different
+            shapes.
     """
     loader = DataLoader(
         dataset.eval(),
@@ -145,8 +147,7 @@ def read_experience(
     columns: list[list[Tensor]] = [[], [], []]
     try:
         for batch in loader:
-            if not isinstance(batch, list | tuple) or len(batch) < 2:
-                raise DataError(NO_LABELS)
+            require_elements(batch)
             images, labels = batch[0], torch.as_tensor(batch[1])
             tasks = batch[2] if len(batch) > 2 else torch.zeros_like(labels)
             for column, values in zip(columns, (images, labels, tasks), strict=True):

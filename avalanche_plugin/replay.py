@@ -15,7 +15,7 @@ from avalanche.logging import TextLogger
 from torch import Tensor
 
 from avalanche_plugin.arithmetic import single_precision
-from avalanche_plugin.checks import require_positive
+from avalanche_plugin.checks import require_labels, require_positive
 from avalanche_plugin.detail import lend_detail, matching_sigma
 from avalanche_plugin.experiences import (
     Boundaries,
@@ -165,10 +165,16 @@ class CondensedReplayPlugin(
         self._checked = True
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        """Add generated images of the classes seen so far to the minibatch."""
+        """Add generated images of the classes seen so far to the minibatch.
+
+        :raises DataError: its labels are not one whole number an image. They are
+            checked in the first experience too, when there is nothing to add yet.
+        """
+        minibatch = strategy.mbatch
+        if isinstance(self.memory, GeneratorMemory):
+            require_labels(minibatch[1])
         if not self.memory.classes:
             return
-        minibatch = strategy.mbatch
         count = self.batch_size_mem or self._balanced_count(minibatch)
         rng = make_generator(self.seed, "replay", self._iterations)
         self._iterations += 1

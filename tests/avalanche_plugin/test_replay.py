@@ -10,8 +10,12 @@ import dill
 import numpy as np
 import pytest
 import torch
-from avalanche.benchmarks import nc_benchmark, split_online_stream
-from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.benchmarks import (
+    benchmark_from_datasets,
+    nc_benchmark,
+    split_online_stream,
+)
+from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
 from avalanche.checkpointing import maybe_load_checkpoint, save_checkpoint
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import TextLogger
@@ -645,6 +649,57 @@ def test_sides_that_no_generator_has_are_refused_before_training(pairs, instant,
     with pytest.raises(DataError, match=r"8 to 128 in the evaluation transforms"):
         run.train(stream[0])
     assert not recorder.batches
+
+
+def test_samples_with_more_elements_are_refused_before_training(pairs, instant):
+    train, _ = pairs
+    numbers = DataAttribute(range(600), "number", use_in_getitem=True)
+    tasks = DataAttribute([0] * 600, "targets_task_labels", use_in_getitem=True)
+    targets = DataAttribute(train.targets, "targets")
+    data = AvalancheDataset([train], data_attributes=[targets, numbers, tasks])
+    stream = benchmark_from_datasets(train=[data]).train_stream
+    recorder = Recorder()
+    with pytest.raises(DataError, match=r"4 elements.*use_in_getitem=False"):
+        strategy([replay(instant), recorder]).train(stream[0])
+    assert not recorder.batches
+
+
+class Encode:
+    """Labels as distributions, as mixing images makes them."""
+
+    def before_training_iteration(self, strategy, **kwargs):
+        labels = strategy.mbatch[1]
+        strategy.mbatch[1] = nn.functional.one_hot(labels, 10).float()
+
+
+def test_labels_that_are_no_numbers_are_refused_in_the_first_experience(pairs, instant):
+    run = strategy([Encode(), replay(instant)])
+    with pytest.raises(DataError, match=r"shape \(32, 10\).* behind this one"):
+        run.train(nc_stream(pairs)[0])
+
+
+def test_labels_may_be_encoded_behind_the_plugin(pairs, instant):
+    recorder = Recorder()
+    run = strategy([replay(instant), Encode(), recorder])
+    for experience in nc_stream(pairs)[:2]:
+        run.train(experience)
+    assert recorder.batches[-1][1].shape[1] == 10
+
+
+def test_classes_of_several_tasks_are_those_that_there_are(pairs):
+    train, _ = pairs
+    labels = train.tensors[1]
+    chosen = labels < 4
+    data = type(train)(train.tensors[0][chosen], labels[chosen])
+    tasks = [label // 2 for label in data.targets]
+    of_two_tasks = AvalancheDataset(
+        [data],
+        data_attributes=[
+            DataAttribute(data.targets, "targets"),
+            DataAttribute(tasks, "targets_task_labels", use_in_getitem=True),
+        ],
+    )
+    assert class_keys(of_two_tasks) == ((0, 0), (1, 0), (2, 1), (3, 1))
 
 
 def test_samples_without_labels_are_refused(instant):
