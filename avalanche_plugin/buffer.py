@@ -18,11 +18,11 @@ from torch.utils.data import Dataset
 from avalanche_plugin.checks import require_positive
 from avalanche_plugin.experiences import (
     Boundaries,
-    expected_experiences,
     isolated_randomness,
     read_experience,
 )
 from avalanche_plugin.memory import GeneratorMemory, Policy
+from avalanche_plugin.stream import expected_experiences
 from condense_core import CondenseConfig
 from condense_core.errors import ConfigError
 from condense_core.seeding import make_generator

@@ -79,15 +79,6 @@ class Boundaries:
         return experience.origin_experience
 
 
-def expected_experiences(experience: Any) -> int | None:
-    """Length of the stream of a (whole) experience, if it has one."""
-    stream = getattr(experience, "_origin_stream", None)
-    try:
-        return len(stream)  # type: ignore[arg-type]
-    except TypeError:  # no stream, or one that is generated as it goes
-        return None
-
-
 def image_shape(dataset: Any) -> tuple[int, int, int]:
     """(C, H, W) of a data set's first sample under the evaluation transforms.
 

@@ -20,7 +20,6 @@ from avalanche_plugin.detail import lend_detail, matching_sigma
 from avalanche_plugin.experiences import (
     Boundaries,
     class_keys,
-    expected_experiences,
     image_shape,
     isolated_randomness,
     read_experience,
@@ -28,6 +27,7 @@ from avalanche_plugin.experiences import (
 )
 from avalanche_plugin.memory import GeneratorMemory, Policy
 from avalanche_plugin.protocol import ReplayMemory
+from avalanche_plugin.stream import expected_experiences
 from condense_core import CondenseConfig
 from condense_core.errors import ArtefactError
 from condense_core.seeding import make_generator
