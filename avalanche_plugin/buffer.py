@@ -22,7 +22,7 @@ from avalanche_plugin.experiences import (
     read_experience,
 )
 from avalanche_plugin.memory import GeneratorMemory, Policy
-from avalanche_plugin.stream import expected_experiences
+from avalanche_plugin.stream import expected_classes, expected_experiences
 from condense_core import CondenseConfig
 from condense_core.errors import ConfigError
 from condense_core.seeding import make_generator
@@ -100,7 +100,11 @@ class CondensedBuffer(ExemplarsBuffer):
             if not self.memory.classes:
                 self.memory.budget = self.max_size * math.prod(images.shape[1:])
             self.memory.observe(
-                images, labels, task_ids, expected=expected_experiences(experience)
+                images,
+                labels,
+                task_ids,
+                expected=expected_experiences(experience),
+                expected_classes=expected_classes(experience),
             )
             # Samples of the buffer and of the stream are collated together: they need
             # the same number of elements and the same types.

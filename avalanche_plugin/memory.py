@@ -9,6 +9,7 @@ Shape legend: N images, Y classes of one generator, C H W image.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from avalanche_plugin.balance import balanced_labels
 from avalanche_plugin.checks import require_positive
 from avalanche_plugin.pixels import Key, LabelledImages, labelled_images
 from avalanche_plugin.recondense import own_images, with_old_classes
-from avalanche_plugin.sizes import bytes_per_generator, config_within
+from avalanche_plugin.sizes import config_within, shares
 from avalanche_plugin.slot import Slot
 from condense_core import (
     CondenseConfig,
@@ -41,10 +42,12 @@ class GeneratorMemory:
 
     There are two policies, and both stay within the budget after every `observe`:
 
-    - ``experience``: one generator per experience. Each gets the budget divided by the
-      expected number of experiences. If that number is unknown or exceeded, the bytes
-      per generator are halved whenever no room is left, and the stored generators are
-      condensed again, from their own images, into half the bytes.
+    - ``experience``: one generator per experience. Each gets a part of the budget that
+      is proportional to its number of classes if those of the whole stream are
+      expected, else the budget divided by the expected number of experiences. If
+      neither is known, or there are more than expected, all parts are halved whenever
+      no room is left, and the stored generators are condensed again, from their own
+      images, into half the bytes.
     - ``shared``: one generator for all classes. It is condensed again at each
       experience, from the new images and its own images of the old classes.
 
@@ -91,7 +94,6 @@ class GeneratorMemory:
         self.device = device
         self.slots: list[Slot] = []
         self.observed = 0
-        self._bytes_each = 0  # a generator may take; 0 before the first
         self._copies: list[CondensedDataset] = []  # unpacked copies, not stored
 
     @property
@@ -121,25 +123,35 @@ class GeneratorMemory:
         keys: tuple[Key, ...],
         *,
         expected: int | None = None,
+        expected_classes: Sequence[int] | None = None,
     ) -> None:
         """Check that the next experience fits, before anything is trained.
+
+        Before the first one of a stream whose classes are expected, check all of them.
 
         Args:
             image_shape: (C, H, W) of its images.
             keys: (label, task) of its classes.
             expected: As for `observe`.
+            expected_classes: As for `observe`.
 
         Raises:
             BudgetError: The budget is too small; the message gives the minimum.
         """
         if self.policy == "shared":
             keys = tuple(dict.fromkeys([*self.classes, *keys]))
-        limit = self._limit(len(self.slots) + 1, expected)
+            self._config_within(self.budget, image_shape, keys)
+            return
+        *limits, limit = self._limits(keys, expected, expected_classes)
         self._config_within(limit, image_shape, keys)
-        if self.policy == "experience":
-            for slot in self.slots:
-                if slot.nbytes > limit:  # it will be condensed again
-                    self._config_within(limit, image_shape, slot.keys)
+        for slot, bound in zip(self.slots, limits, strict=True):
+            if slot.nbytes > bound:  # it will be condensed again
+                self._config_within(bound, image_shape, slot.keys)
+        if expected_classes is not None and not self.slots:
+            for count in set(expected_classes):
+                bound = self.budget * count // sum(expected_classes)
+                some = tuple((label, 0) for label in range(count))
+                self._config_within(bound, image_shape, some)
 
     def to(self, device: str | torch.device) -> None:
         """Condense and generate images on ``device`` from now on."""
@@ -154,6 +166,7 @@ class GeneratorMemory:
         tasks: Tensor,
         *,
         expected: int | None = None,
+        expected_classes: Sequence[int] | None = None,
     ) -> str:
         """Condense an experience into the memory.
 
@@ -162,6 +175,8 @@ class GeneratorMemory:
             labels: int64 (N,).
             tasks: int64 (N,).
             expected: Number of experiences the whole stream has, if known.
+            expected_classes: Number of classes of each of its experiences, if known;
+                takes the place of ``expected``.
 
         Returns:
             One line that says what was condensed into how many bytes.
@@ -173,15 +188,15 @@ class GeneratorMemory:
         started = time.monotonic()
         new = labelled_images(images, labels, tasks)
         kept: list[Slot] = []
-        limit = self._limit(len(self.slots) + 1, expected)
+        limit = self.budget
         if self.policy == "experience":
-            kept = [self._within(limit, index) for index in range(len(self.slots))]
+            *limits, limit = self._limits(new.keys, expected, expected_classes)
+            kept = [self._within(bound, index) for index, bound in enumerate(limits)]
         elif self.slots:
             (slot,), (condensed,) = self.slots, self._unpacked()
             new = with_old_classes(new, slot, condensed, rng=self._rng(0))
         slot = self._condense(new, limit, "memory")
         self.slots, self._copies = [*kept, slot], []
-        self._bytes_each = limit
         self.observed += 1
         codes = self._unpacked()[-1].images_per_class
         return (
@@ -230,7 +245,6 @@ class GeneratorMemory:
             "budget": self.budget,
             "policy": self.policy,
             "observed": self.observed,
-            "share": self._bytes_each,
             "slots": [slot.state_dict() for slot in self.slots],
         }
 
@@ -245,7 +259,7 @@ class GeneratorMemory:
                 f"memory state of version {state.get('version')!r:.40} is not "
                 f"supported (this is {STATE_VERSION}): update gencondense"
             )
-        missing = {"budget", "policy", "observed", "share", "slots"} - state.keys()
+        missing = {"budget", "policy", "observed", "slots"} - state.keys()
         if missing:
             raise ArtefactError(
                 f"the memory state has no {sorted(missing)[0]!r}: load another state"
@@ -254,22 +268,27 @@ class GeneratorMemory:
         self._copies = [slot.unpack(self.device) for slot in slots]
         self.slots = slots
         self.budget, self.policy = state["budget"], state["policy"]
-        self.observed, self._bytes_each = state["observed"], state["share"]
+        self.observed = state["observed"]
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle only what is stored, not the unpacked copies."""
         return {**self.__dict__, "_copies": []}
 
-    def _limit(self, generators: int, expected: int | None) -> int:
-        """Bytes that each of so many generators may take."""
-        if self.policy == "shared":
-            return self.budget
-        return bytes_per_generator(
-            self.budget,
-            generators=generators,
-            expected=expected,
-            current=self._bytes_each,
-        )
+    def _limits(
+        self,
+        keys: tuple[Key, ...],
+        expected: int | None,
+        expected_classes: Sequence[int] | None,
+    ) -> list[int]:
+        """Bytes that each stored generator may take, and one more of classes ``keys``.
+
+        For the policy ``experience``. A class counts once, under however many tasks.
+        """
+        of_each = [slot.keys for slot in self.slots] + [keys]
+        if expected_classes is None:
+            return shares(self.budget, [1] * len(of_each), expected=expected)
+        weights = [len({label for label, _ in of_one}) for of_one in of_each]
+        return shares(self.budget, weights, expected=sum(expected_classes))
 
     def _within(self, limit: int, index: int) -> Slot:
         """A stored generator, condensed again from its own images if too large."""

@@ -27,7 +27,7 @@ from avalanche_plugin.experiences import (
 )
 from avalanche_plugin.memory import GeneratorMemory, Policy
 from avalanche_plugin.protocol import ReplayMemory
-from avalanche_plugin.stream import expected_experiences
+from avalanche_plugin.stream import expected_classes, expected_experiences
 from condense_core import CondenseConfig
 from condense_core.errors import ArtefactError
 from condense_core.seeding import make_generator
@@ -66,9 +66,10 @@ class CondensedReplayPlugin(
         miss from the new images of the same minibatch, see `avalanche_plugin.detail`.
         None (default) turns it on for three-channel images: it helps on photographs and
         hurts on drawings with a blank background (docs/continual.md).
-    :param expected_experiences: length of the stream, to divide the budget from the
-        start; None reads it from the experience's stream. A stream of unknown or
-        greater length works too: see `GeneratorMemory`.
+    :param expected_experiences: length of the stream, to divide the budget equally from
+        the start. None reads it from the benchmark, and the number of classes of each
+        experience, which then decides its part. A stream of unknown or greater length
+        works too: see `GeneratorMemory`.
     :param memory: another `ReplayMemory` to use; ``mem_size``, ``mem_bytes``,
         ``preset``, ``policy`` and ``device`` are then ignored.
     :param device: where images are condensed and generated; None is the strategy's.
@@ -161,7 +162,7 @@ class CondensedReplayPlugin(
             memory.to(self.device or strategy.device)
             if not memory.classes:
                 memory.budget = self.mem_bytes or self.mem_size * math.prod(shape)
-        memory.require(shape, keys, expected=self._expected(experience))
+        memory.require(shape, keys, **self._about(experience))
         self._checked = True
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
@@ -201,9 +202,7 @@ class CondensedReplayPlugin(
             images, labels, tasks = read_experience(
                 experience.dataset, num_workers=kwargs.get("num_workers", 0)
             )
-            line = self.memory.observe(
-                images, labels, tasks, expected=self._expected(experience)
-            )
+            line = self.memory.observe(images, labels, tasks, **self._about(experience))
         _LOG.info(line)
         for logger in strategy.evaluator.loggers:
             if isinstance(logger, TextLogger):
@@ -254,8 +253,13 @@ class CondensedReplayPlugin(
         old = len(self.memory.classes)
         return math.ceil(len(labels) / own * old)
 
-    def _expected(self, experience: Any) -> int | None:
-        return self.expected_experiences or expected_experiences(experience)
+    def _about(self, experience: Any) -> dict[str, Any]:
+        """What the memory is told of a (whole) experience besides its images."""
+        told = self.expected_experiences
+        about: dict[str, Any] = {"expected": told or expected_experiences(experience)}
+        if isinstance(self.memory, GeneratorMemory) and told is None:
+            about["expected_classes"] = expected_classes(experience)
+        return about
 
 
 GenerativeReplayPlugin = CondensedReplayPlugin

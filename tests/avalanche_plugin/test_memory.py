@@ -61,6 +61,35 @@ def test_an_unknown_length_halves_the_share(digits, instant):
         assert size <= BUDGET // parts
 
 
+def test_expected_classes_share_the_budget(digits, instant):
+    images, labels, *_ = digits
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    groups = [(0, 6), (6, 8), (8, 10)]
+    for low, high in groups:
+        chosen = (labels >= low) & (labels < high)
+        new = labels[chosen]
+        memory.observe(images[chosen], new, new * 0, expected_classes=(6, 2, 2))
+        assert memory.nbytes <= BUDGET
+    large, *small = [slot.nbytes for slot in memory.slots]
+    assert BUDGET // 5 < large <= BUDGET * 6 // 10
+    assert max(small) <= BUDGET // 5
+
+
+def test_more_classes_than_expected_stay_within_the_budget(digits, instant):
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    for number in range(3):
+        memory.observe(*experience(digits, number), expected_classes=(2, 2))
+        assert memory.nbytes <= BUDGET
+
+
+def test_an_experience_with_too_small_a_part_is_refused_before_the_first():
+    memory = GeneratorMemory(30_000, device="cpu")
+    keys = tuple((label, 0) for label in range(8))
+    memory.require((1, 16, 16), keys)
+    with pytest.raises(BudgetError, match="smallest of 1 classes"):
+        memory.require((1, 16, 16), keys, expected_classes=(8, 1, 1, 1, 1, 1, 1))
+
+
 def test_a_stream_longer_than_expected_goes_on(digits, instant):
     memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
     for number in range(3):
@@ -249,7 +278,7 @@ def test_unknown_version_is_refused():
 
 def test_an_incomplete_state_is_refused_and_does_no_harm(digits, instant):
     memory = observed(digits, instant, count=1)
-    for key in ("budget", "policy", "observed", "share", "slots"):
+    for key in ("budget", "policy", "observed", "slots"):
         state = memory.state_dict()
         del state[key]
         with pytest.raises(ArtefactError, match=key):

@@ -205,6 +205,28 @@ def test_the_memory_is_told_the_length_of_the_stream(pairs, told, expected):
     assert plugin.memory.expected == expected
 
 
+def test_another_memory_is_told_nothing_but_the_length(pairs):
+    plugin = noise()
+    strategy([plugin]).train(nc_stream(pairs)[0])
+    assert plugin.memory.told_more == {}
+
+
+def test_a_larger_first_experience_has_a_larger_part(pairs, instant):
+    def sizes(**options):
+        plugin = replay(instant, **options)
+        run = strategy([plugin])
+        stream = nc_stream(pairs, n_experiences=3, per_exp_classes={0: 6})
+        for experience in stream:
+            run.train(experience)
+            assert plugin.nbytes <= MEM_BYTES
+        return [slot.nbytes for slot in plugin.memory.slots]
+
+    large, *small = sizes()
+    assert MEM_BYTES // 3 < large <= MEM_BYTES * 6 // 10
+    assert max(small) <= MEM_BYTES // 5
+    assert max(sizes(expected_experiences=3)) <= MEM_BYTES // 3  # by request
+
+
 def test_the_first_experience_is_that_of_naive(pairs, instant, digits):
     """Bit for bit, and so are the random states left behind."""
     results = []
