@@ -18,6 +18,8 @@ from torch.utils.data import Dataset
 from avalanche_plugin.checks import require_positive
 from avalanche_plugin.experiences import (
     Boundaries,
+    class_keys,
+    fingerprint,
     isolated_randomness,
     read_experience,
 )
@@ -95,7 +97,8 @@ class CondensedBuffer(ExemplarsBuffer):
         if experience is None:
             return
         with isolated_randomness(), torch.enable_grad():
-            images, labels, task_ids = read_experience(experience.dataset)
+            dataset = experience.dataset
+            images, labels, task_ids = read_experience(dataset)
             self.memory.to(getattr(agent_state, "device", "auto"))
             if not self.memory.classes:
                 self.memory.budget = self.max_size * math.prod(images.shape[1:])
@@ -105,10 +108,11 @@ class CondensedBuffer(ExemplarsBuffer):
                 task_ids,
                 expected=expected_experiences(experience),
                 expected_classes=expected_classes(experience),
+                source=fingerprint(dataset, class_keys(dataset)),
             )
             # Samples of the buffer and of the stream are collated together: they need
             # the same number of elements and the same types.
-            _, label, *tasks = experience.dataset.eval()[0]
+            _, label, *tasks = dataset.eval()[0]
         self._with_tasks = bool(tasks)
         self._labels_are_tensors = isinstance(label, Tensor)
         self._buffer = self._draw()

@@ -5,6 +5,7 @@ labels, and come in whole experiences or online slices of them. Nothing here cha
 global random state or applies the training transforms.
 """
 
+import hashlib
 import random
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from avalanche_plugin.pixels import Key
 from condense_core import DataError
 
 _READ_BATCH = 256
+_PROBES = 8  # images that tell an experience from others of as many images and classes
 # Avalanche's plugins that train on stored samples, besides those with replay in their
 # name. A storage policy is no sign of it: some plugins only compute means from theirs.
 _REPLAYING = (
@@ -109,6 +111,25 @@ def class_keys(dataset: Any) -> tuple[Key, ...]:
         return tuple((label, task) for label in sorted(targets.uniques))
     pairs = {(int(y), int(t)) for y, t in zip(targets, of_tasks, strict=True)}
     return tuple(sorted(pairs, key=lambda pair: pair[::-1]))
+
+
+def fingerprint(dataset: Any, keys: tuple[Key, ...]) -> str:
+    """A name for the data of an experience, to recognise it when it is trained again.
+
+    It depends on the data only: positions in a stream are the same for experiences of
+    two benchmarks, and objects are others after a restart. Random evaluation transforms
+    change it.
+
+    Args:
+        dataset: Not empty, of images of one shape.
+        keys: (label, task) of its classes.
+    """
+    found = hashlib.blake2b(repr((len(dataset), keys)).encode(), digest_size=16)
+    samples = dataset.eval()
+    for index in range(0, len(dataset), -(-len(dataset) // _PROBES)):
+        pixels = torch.as_tensor(samples[index][0]).float().cpu().contiguous()
+        found.update(pixels.numpy().tobytes())
+    return found.hexdigest()
 
 
 def read_experience(

@@ -8,6 +8,7 @@ state dict: see `avalanche_plugin.replay`.
 Shape legend: N images, Y classes of one generator, C H W image.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from avalanche_plugin.balance import balanced_labels
 from avalanche_plugin.checks import require_positive
 from avalanche_plugin.pixels import Key, LabelledImages, labelled_images
 from avalanche_plugin.recondense import own_images, with_old_classes
-from avalanche_plugin.sizes import config_within, shares
+from avalanche_plugin.sizes import config_within, limits
 from avalanche_plugin.slot import Slot
 from condense_core import (
     CondenseConfig,
@@ -32,6 +33,7 @@ from condense_core import (
 from condense_core.errors import ArtefactError, ConfigError
 from condense_core.seeding import derive_seed, make_generator
 
+_LOG = logging.getLogger("avalanche_plugin")
 Policy = Literal["experience", "shared"]
 STATE_VERSION = 1
 IMAGES_AGAIN = 6000  # per class, to condense a generator again
@@ -124,6 +126,7 @@ class GeneratorMemory:
         *,
         expected: int | None = None,
         expected_classes: Sequence[int] | None = None,
+        source: str | None = None,
     ) -> None:
         """Check that the next experience fits, before anything is trained.
 
@@ -134,6 +137,7 @@ class GeneratorMemory:
             keys: (label, task) of its classes.
             expected: As for `observe`.
             expected_classes: As for `observe`.
+            source: As for `observe`.
 
         Raises:
             BudgetError: The budget is too small; the message gives the minimum.
@@ -142,9 +146,15 @@ class GeneratorMemory:
             keys = tuple(dict.fromkeys([*self.classes, *keys]))
             self._config_within(self.budget, image_shape, keys)
             return
-        *limits, limit = self._limits(keys, expected, expected_classes)
+        kept = [self.slots[index] for index in self._kept(source)]
+        *bounds, limit = limits(
+            self.budget,
+            [*(slot.keys for slot in kept), keys],
+            expected,
+            expected_classes,
+        )
         self._config_within(limit, image_shape, keys)
-        for slot, bound in zip(self.slots, limits, strict=True):
+        for slot, bound in zip(kept, bounds, strict=True):
             if slot.nbytes > bound:  # it will be condensed again
                 self._config_within(bound, image_shape, slot.keys)
         if expected_classes is not None and not self.slots:
@@ -167,6 +177,7 @@ class GeneratorMemory:
         *,
         expected: int | None = None,
         expected_classes: Sequence[int] | None = None,
+        source: str | None = None,
     ) -> str:
         """Condense an experience into the memory.
 
@@ -177,6 +188,8 @@ class GeneratorMemory:
             expected: Number of experiences the whole stream has, if known.
             expected_classes: Number of classes of each of its experiences, if known;
                 takes the place of ``expected``.
+            source: Names what the images are, if they may come again: under the policy
+                ``experience`` the generator of the same source is replaced.
 
         Returns:
             One line that says what was condensed into how many bytes.
@@ -190,12 +203,15 @@ class GeneratorMemory:
         kept: list[Slot] = []
         limit = self.budget
         if self.policy == "experience":
-            *limits, limit = self._limits(new.keys, expected, expected_classes)
-            kept = [self._within(bound, index) for index, bound in enumerate(limits)]
+            stay = self._kept(source)
+            of_each = [*(self.slots[index].keys for index in stay), new.keys]
+            *bounds, limit = limits(self.budget, of_each, expected, expected_classes)
+            kept = self._all_within(dict(zip(stay, bounds, strict=True)))
         elif self.slots:
             (slot,), (condensed,) = self.slots, self._unpacked()
             new = with_old_classes(new, slot, condensed, rng=self._rng(0))
-        slot = self._condense(new, limit, "memory")
+            source = source if source == slot.source else None
+        slot = self._condense(new, limit, "memory", source=source)
         self.slots, self._copies = [*kept, slot], []
         self.observed += 1
         codes = self._unpacked()[-1].images_per_class
@@ -274,27 +290,34 @@ class GeneratorMemory:
         """Pickle only what is stored, not the unpacked copies."""
         return {**self.__dict__, "_copies": []}
 
-    def _limits(
-        self,
-        keys: tuple[Key, ...],
-        expected: int | None,
-        expected_classes: Sequence[int] | None,
-    ) -> list[int]:
-        """Bytes that each stored generator may take, and one more of classes ``keys``.
+    def _kept(self, source: str | None) -> list[int]:
+        """Places of the generators that stay when ``source`` is condensed."""
+        places = range(len(self.slots))
+        return [i for i in places if source is None or self.slots[i].source != source]
 
-        For the policy ``experience``. A class counts once, under however many tasks.
+    def _all_within(self, bounds: dict[int, int]) -> list[Slot]:
+        """The generators of some places, condensed again where too large.
+
+        They lose quality for good, which a known length of the stream avoids: it is
+        said aloud.
         """
-        of_each = [slot.keys for slot in self.slots] + [keys]
-        if expected_classes is None:
-            return shares(self.budget, [1] * len(of_each), expected=expected)
-        weights = [len({label for label, _ in of_one}) for of_one in of_each]
-        return shares(self.budget, weights, expected=sum(expected_classes))
+        again = [i for i, bound in bounds.items() if self.slots[i].nbytes > bound]
+        if again:
+            _LOG.warning(
+                "%d of %d stored generators are condensed again from their own images, "
+                "into fewer bytes: more experiences came than were expected; give the "
+                "number (expected_experiences) if the benchmark does not know it",
+                len(again),
+                len(self.slots),
+            )
+        return [
+            self._within(bound, i) if i in again else self.slots[i]
+            for i, bound in bounds.items()
+        ]
 
     def _within(self, limit: int, index: int) -> Slot:
-        """A stored generator, condensed again from its own images if too large."""
+        """A stored generator, condensed again from its own images."""
         slot = self.slots[index]
-        if slot.nbytes <= limit:
-            return slot
         own = own_images(
             slot,
             self._unpacked()[index],
@@ -302,20 +325,24 @@ class GeneratorMemory:
             values=slot.values,
             rng=self._rng(index),
         )
-        return self._condense(own, limit, "again", index)
+        return self._condense(own, limit, "again", index, source=slot.source)
 
     def _rng(self, index: int) -> torch.Generator:
         """For drawing the images that a generator is condensed again from."""
         return make_generator(self.seed, "own-images", self.observed, index)
 
     def _condense(
-        self, images: LabelledImages, limit: int, *purpose: str | int
+        self,
+        images: LabelledImages,
+        limit: int,
+        *purpose: str | int,
+        source: str | None,
     ) -> Slot:
         config = self._config_within(limit, images.data.image_shape, images.keys)
         seed = derive_seed(self.seed, *purpose, self.observed)
         config = replace(config, seed=seed)
         condensed = condense(images.data, config, device=self.device, progress=False)
-        slot = Slot.pack(condensed, images.keys, images.values)
+        slot = Slot.pack(condensed, images.keys, images.values, source)
         assert slot.nbytes <= limit, (slot.nbytes, limit)
         return slot
 

@@ -20,6 +20,7 @@ from avalanche_plugin.detail import lend_detail, matching_sigma
 from avalanche_plugin.experiences import (
     Boundaries,
     class_keys,
+    fingerprint,
     image_shape,
     isolated_randomness,
     read_experience,
@@ -42,7 +43,8 @@ class CondensedReplayPlugin(
     """Replay from condensed experiences: a drop-in replacement for ``ReplayPlugin``.
 
     After each experience the plugin condenses its images, under the evaluation
-    transforms, into a generator. From the second experience on it adds generated images
+    transforms, into a generator; that of an experience that is trained on again is
+    replaced. From the second experience on it adds generated images
     of the old classes to every minibatch. It never changes the model, its mode, the
     optimiser or the global random state.
 
@@ -124,6 +126,7 @@ class CondensedReplayPlugin(
         self._checked = False  # whether the current experience is known to fit
         self._iterations = 0
         self._sigma: float | None = None  # of the blur; None until a minibatch is seen
+        self._source: str | None = None  # of the current experience
         self._boundaries = Boundaries()
 
     @property
@@ -158,6 +161,7 @@ class CondensedReplayPlugin(
         with isolated_randomness():
             shape = image_shape(experience.dataset)
             keys = class_keys(experience.dataset)
+            self._source = fingerprint(experience.dataset, keys)
         if self._sets_budget:
             memory.to(self.device or strategy.device)
             if not memory.classes:
@@ -257,8 +261,10 @@ class CondensedReplayPlugin(
         """What the memory is told of a (whole) experience besides its images."""
         told = self.expected_experiences
         about: dict[str, Any] = {"expected": told or expected_experiences(experience)}
-        if isinstance(self.memory, GeneratorMemory) and told is None:
-            about["expected_classes"] = expected_classes(experience)
+        if isinstance(self.memory, GeneratorMemory):
+            about["source"] = self._source
+            if told is None:
+                about["expected_classes"] = expected_classes(experience)
         return about
 
 

@@ -30,6 +30,27 @@ def shares(
     return [budget * weight // parts for weight in weights]
 
 
+def limits(
+    budget: int,
+    keys: Sequence[tuple[Key, ...]],
+    expected: int | None,
+    expected_classes: Sequence[int] | None,
+) -> list[int]:
+    """Bytes that each generator of a stream may take.
+
+    Args:
+        budget: Bytes of the whole memory.
+        keys: (label, task) of the classes of each generator, the next one included. A
+            class counts once, under however many tasks.
+        expected: Number of experiences of the whole stream, if known.
+        expected_classes: Number of classes of each of them, if known.
+    """
+    if expected_classes is None:
+        return shares(budget, [1] * len(keys), expected=expected)
+    weights = [len({label for label, _ in of_one}) for of_one in keys]
+    return shares(budget, weights, expected=sum(expected_classes))
+
+
 def config_within(
     limit: int,
     config: CondenseConfig,

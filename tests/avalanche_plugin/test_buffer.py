@@ -106,6 +106,15 @@ def test_an_online_stream_is_condensed_once_per_boundary(pairs, instant):
     assert counts == [0, 0, 1]
 
 
+def test_an_experience_that_comes_again_has_one_generator(pairs, instant):
+    buffer = CondensedBuffer(200, samples=20, preset=instant)
+    run = strategy([ReplayPlugin(mem_size=200, storage_policy=buffer)])
+    stream = nc_stream(pairs)
+    for number in (0, 0, 1, 0):
+        run.train(stream[number])
+    assert len(buffer.memory.slots) == 2
+
+
 def test_a_pickle_holds_generators_and_draws_the_same_images_again(pairs, instant):
     buffer = CondensedBuffer(200, samples=40, preset=instant)
     run = strategy([ReplayPlugin(mem_size=200, storage_policy=buffer)])

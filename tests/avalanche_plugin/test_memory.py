@@ -36,7 +36,8 @@ def test_the_bound_holds_after_every_experience(digits, instant, policy, expecte
     for number in range(5):
         memory.observe(*experience(digits, number), expected=expected)
         stored = memory.state_dict()["slots"]
-        on_disk = sum(v.nbytes for slot in stored for v in slot.values())
+        tensors = [v for slot in stored for v in slot.values() if torch.is_tensor(v)]
+        on_disk = sum(tensor.nbytes for tensor in tensors)
         assert on_disk == memory.nbytes <= BUDGET
         assert len(memory.classes) == 2 * (number + 1)
 
@@ -144,6 +145,63 @@ def test_a_class_that_comes_again_is_one_class(digits, instant):
         assert memory.classes == ((0, 0), (1, 0))
         _, drawn, _ = memory.sample(40, draw())
         assert torch.bincount(drawn).tolist() == [20, 20]
+
+
+def sizes(memory):
+    return [slot.nbytes for slot in memory.slots]
+
+
+def test_the_generator_of_the_same_source_is_replaced(digits, instant, caplog):
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    for number in range(3):
+        for _ in range(2):
+            new = experience(digits, number)
+            memory.observe(*new, expected=3, source=str(number))
+    assert [slot.keys[0][0] for slot in memory.slots] == [0, 2, 4]
+    assert min(sizes(memory)) > BUDGET // 6  # nothing was squeezed
+    assert not caplog.records
+    before = [slot.packed for slot in memory.slots]
+    memory.require((1, 16, 16), ((0, 0), (1, 0)), expected=3, source="0")
+    memory.observe(*experience(digits, 0), expected=3, source="0")
+    assert [slot.packed for slot in memory.slots][:2] == before[1:]
+
+
+def test_a_source_is_known_after_loading(digits, instant):
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    memory.observe(*experience(digits, 0), expected=2, source="0")
+    memory.observe(*experience(digits, 1), expected=2)
+    loaded = GeneratorMemory(1, config=instant, device="cpu")
+    loaded.load_state_dict(memory.state_dict())
+    loaded.observe(*experience(digits, 0), expected=2, source="0")
+    assert [slot.source for slot in loaded.slots] == [None, "0"]
+
+
+def test_a_state_without_sources_can_be_loaded(digits, instant):
+    state = observed(digits, instant, count=1).state_dict()
+    del state["slots"][0]["source"]
+    loaded = GeneratorMemory(1, config=instant, device="cpu")
+    loaded.load_state_dict(state)
+    assert loaded.slots[0].source is None
+
+
+def test_one_generator_of_several_sources_has_none(digits, instant):
+    memory = GeneratorMemory(BUDGET, policy="shared", config=instant, device="cpu")
+    sources = []
+    for number in (0, 0, 1):
+        memory.observe(*experience(digits, number), source=str(number))
+        sources.append([slot.source for slot in memory.slots])
+    assert sources == [["0"], ["0"], [None]]
+
+
+def test_generators_that_are_condensed_again_are_warned_of(digits, instant, caplog):
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    for number in range(2):
+        memory.observe(*experience(digits, number), expected=2)
+    assert not caplog.records
+    memory.observe(*experience(digits, 2), expected=2)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "2 of 2 stored generators are condensed again" in record.getMessage()
 
 
 def test_the_same_label_under_two_tasks_is_two_classes(digits, instant):

@@ -19,7 +19,7 @@ from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
 from avalanche.checkpointing import maybe_load_checkpoint, save_checkpoint
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import TextLogger
-from avalanche.models import IncrementalClassifier, MultiHeadClassifier
+from avalanche.models import IncrementalClassifier, MTSimpleMLP, MultiHeadClassifier
 from avalanche.models.dynamic_modules import MultiTaskModule
 from avalanche.training.plugins import (
     BiCPlugin,
@@ -209,6 +209,53 @@ def test_another_memory_is_told_nothing_but_the_length(pairs):
     plugin = noise()
     strategy([plugin]).train(nc_stream(pairs)[0])
     assert plugin.memory.told_more == {}
+
+
+def sources(plugin):
+    return [slot.source for slot in plugin.memory.slots]
+
+
+def test_an_experience_that_is_trained_on_again_has_one_generator(pairs, instant):
+    plugin = replay(instant)
+    run = strategy([plugin])
+    stream = nc_stream(pairs)
+    for experience in stream[:2]:
+        run.train(experience)
+        run.train(experience)
+    assert len(sources(plugin)) == 2
+    first, second = sources(plugin)
+    resumed = replay(instant)
+    resumed.load_state_dict(plugin.state_dict())
+    strategy([resumed]).train(nc_stream(pairs)[0])  # a second pass, of other objects
+    assert sources(resumed) == [second, first]
+    assert set(resumed.classes) == {(label, 0) for label in range(4)}
+
+
+def test_a_second_pass_in_slices_replaces_too(pairs, instant):
+    plugin = replay(instant)
+    run = strategy([plugin])
+    for _ in range(2):
+        online = split_online_stream(
+            nc_stream(pairs)[:2], experience_size=60, access_task_boundaries=True
+        )
+        for part in online:
+            run.train(part)
+    assert len(sources(plugin)) == 2
+
+
+def test_the_same_place_in_another_benchmark_is_another_experience(pairs, instant):
+    plugin = replay(instant, expected_experiences=3)
+    run = strategy([plugin], MTSimpleMLP(input_size=256))
+    run.train(nc_stream(pairs)[0])
+    train, test = pairs
+    dark = type(train)(train.tensors[0] / 2, train.tensors[1])
+    run.train(nc_stream((dark, test))[0])
+    of_a_task = nc_stream(pairs, task_labels=True)[1:]
+    relabelled = nc_stream(pairs, fixed_class_order=[2, 3, 0, 1, *range(4, 10)])
+    run.train(next(iter(relabelled[:1])))
+    assert len(set(sources(plugin))) == 3
+    run.train(next(iter(of_a_task)))
+    assert len(set(sources(plugin))) == 4
 
 
 def test_a_larger_first_experience_has_a_larger_part(pairs, instant):
