@@ -8,9 +8,8 @@ state dict: see `avalanche_plugin.replay`.
 Shape legend: N images, Y classes of one generator, C H W image.
 """
 
-import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from avalanche_plugin.arithmetic import single_precision
 from avalanche_plugin.balance import balanced_labels
 from avalanche_plugin.checks import require_positive
 from avalanche_plugin.pixels import Key, LabelledImages, labelled_images
-from avalanche_plugin.recondense import own_images, with_old_classes
+from avalanche_plugin.recondense import own_images, warn_of_loss, with_old_classes
 from avalanche_plugin.sizes import config_within, limits
 from avalanche_plugin.slot import Slot
 from condense_core import (
@@ -33,7 +32,6 @@ from condense_core import (
 from condense_core.errors import ArtefactError, ConfigError
 from condense_core.seeding import derive_seed, make_generator
 
-_LOG = logging.getLogger("avalanche_plugin")
 Policy = Literal["experience", "shared"]
 STATE_VERSION = 1
 IMAGES_AGAIN = 6000  # per class, to condense a generator again
@@ -106,7 +104,12 @@ class GeneratorMemory:
     @property
     def classes(self) -> tuple[Key, ...]:
         """(label, task) of every class seen so far, oldest first."""
-        return tuple(dict.fromkeys(key for slot in self.slots for key in slot.keys))
+        return self.classes_beside(None)
+
+    def classes_beside(self, source: str | None) -> tuple[Key, ...]:
+        """(label, task) of every class of the generators of other sources."""
+        slots = [self.slots[index] for index in self._kept(source)]
+        return tuple(dict.fromkeys(key for slot in slots for key in slot.keys))
 
     @property
     @single_precision()
@@ -224,7 +227,12 @@ class GeneratorMemory:
     @torch.no_grad()
     @single_precision()
     def sample(
-        self, count: int, rng: torch.Generator, *, dispersed: bool = False
+        self,
+        count: int,
+        rng: torch.Generator,
+        *,
+        dispersed: bool = False,
+        only: Collection[Key] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw images, balanced over the classes seen so far.
 
@@ -233,6 +241,8 @@ class GeneratorMemory:
             rng: On the CPU; the only source of randomness.
             dispersed: Whether to add noise in place of what the generators miss, for
                 a network that sees generated images only.
+            only: (label, task) of the classes to draw, at least one of those seen; None
+                is all of them.
 
         Returns:
             Images (count, C, H, W) in model-input space, labels and tasks, on the
@@ -243,7 +253,8 @@ class GeneratorMemory:
         """
         if not self.slots:
             raise DataError("the memory is empty: observe an experience first")
-        wanted = balanced_labels([slot.keys for slot in self.slots], count, rng)
+        keys = [slot.keys for slot in self.slots]
+        wanted = balanced_labels(keys, count, rng, only=only)
         parts = [
             slot.draw(condensed, labels_of_slot, dispersed=dispersed, rng=rng)
             for slot, condensed, labels_of_slot in zip(
@@ -296,20 +307,9 @@ class GeneratorMemory:
         return [i for i in places if source is None or self.slots[i].source != source]
 
     def _all_within(self, bounds: dict[int, int]) -> list[Slot]:
-        """The generators of some places, condensed again where too large.
-
-        They lose quality for good, which a known length of the stream avoids: it is
-        said aloud.
-        """
+        """The generators of some places, condensed again where too large."""
         again = [i for i, bound in bounds.items() if self.slots[i].nbytes > bound]
-        if again:
-            _LOG.warning(
-                "%d of %d stored generators are condensed again from their own images, "
-                "into fewer bytes: more experiences came than were expected; give the "
-                "number (expected_experiences) if the benchmark does not know it",
-                len(again),
-                len(self.slots),
-            )
+        warn_of_loss(len(again), len(self.slots))
         return [
             self._within(bound, i) if i in again else self.slots[i]
             for i, bound in bounds.items()

@@ -27,6 +27,7 @@ from avalanche_plugin.experiences import (
     warn_of_other_replay,
 )
 from avalanche_plugin.memory import GeneratorMemory, Policy
+from avalanche_plugin.pixels import Key
 from avalanche_plugin.protocol import ReplayMemory
 from avalanche_plugin.stream import expected_classes, expected_experiences
 from condense_core import CondenseConfig
@@ -57,8 +58,9 @@ class CondensedReplayPlugin(
         the bytes of that many uint8 images, mem_size x C x H x W. What is stored stays
         within it after every experience.
     :param batch_size_mem: replayed images in each minibatch. None (default) is
-        class-balanced: as many of each old class as the minibatch has of each new one,
-        so that the minibatch grows with the number of classes seen.
+        class-balanced: as many of each old class as the minibatch has, on average, of
+        each class of the experience, so that it grows with the number of classes seen.
+        Stored classes that the experience has too are left out, unless it has them all.
     :param mem_bytes: the budget in bytes; overrides ``mem_size``.
     :param preset: settings of the condensation: the name of a preset or a
         `CondenseConfig`. The sizes of the generator are chosen to fit the budget.
@@ -126,7 +128,8 @@ class CondensedReplayPlugin(
         self._checked = False  # whether the current experience is known to fit
         self._iterations = 0
         self._sigma: float | None = None  # of the blur; None until a minibatch is seen
-        self._source: str | None = None  # of the current experience
+        self._present: tuple[Key, ...] = ()  # classes of the current experience
+        self._source: str | None = None  # of the same
         self._boundaries = Boundaries()
 
     @property
@@ -153,20 +156,20 @@ class CondensedReplayPlugin(
         if self._checked and not first:
             return  # what follows is done with an online experience's first slice
         self._checked, self._sigma = False, None
-        memory = self.memory
-        if not isinstance(memory, GeneratorMemory):
-            self._checked = True
-            return
-        experience = self._boundaries.origin(strategy.experience)
-        with isolated_randomness():
-            shape = image_shape(experience.dataset)
-            keys = class_keys(experience.dataset)
-            self._source = fingerprint(experience.dataset, keys)
-        if self._sets_budget:
-            memory.to(self.device or strategy.device)
-            if not memory.classes:
-                memory.budget = self.mem_bytes or self.mem_size * math.prod(shape)
-        memory.require(shape, keys, **self._about(experience))
+        memory, experience = self.memory, self._boundaries.origin(strategy.experience)
+        if isinstance(memory, GeneratorMemory):
+            with isolated_randomness():
+                shape = image_shape(experience.dataset)
+                self._present = class_keys(experience.dataset)
+                self._source = fingerprint(experience.dataset, self._present)
+            if self._sets_budget:
+                memory.to(self.device or strategy.device)
+                if not memory.classes:
+                    memory.budget = self.mem_bytes or self.mem_size * math.prod(shape)
+            memory.require(shape, self._present, **self._about(experience))
+        else:
+            with isolated_randomness():
+                self._present = class_keys(experience.dataset)
         self._checked = True
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
@@ -178,12 +181,13 @@ class CondensedReplayPlugin(
         minibatch = strategy.mbatch
         if isinstance(self.memory, GeneratorMemory):
             require_labels(minibatch[1])
-        if not self.memory.classes:
-            return
-        count = self.batch_size_mem or self._balanced_count(minibatch)
+        old = self._classes_to_replay()
+        count = self.batch_size_mem or self._balanced_count(minibatch, old)
         rng = make_generator(self.seed, "replay", self._iterations)
-        self._iterations += 1
-        images, labels, tasks = self.memory.sample(count, rng)
+        self._iterations += bool(old)
+        if not old or not count:
+            return
+        images, labels, tasks = self._sample(count, rng, old)
         if self.detail or (self.detail is None and images.shape[1] == 3):
             images = self._with_detail(images, minibatch[0], rng)
         # Samples are (x, y) or (x, y, task): the last element is the task only if there
@@ -248,14 +252,35 @@ class CondensedReplayPlugin(
         images = images.to(real.device, real.dtype)
         return lend_detail(images, real, self._sigma, rng)
 
-    def _balanced_count(self, minibatch: list[Tensor]) -> int:
-        """As many images of each old class as the minibatch has of each new one."""
-        labels = minibatch[1]
-        if len(minibatch) > 2:
-            labels = torch.stack([labels, minibatch[-1].to(labels.dtype)], dim=1)
-        own = len(torch.unique(labels, dim=0))
-        old = len(self.memory.classes)
-        return math.ceil(len(labels) / own * old)
+    def _classes_to_replay(self) -> tuple[Key, ...]:
+        """(label, task) of the stored classes that the experience does not have.
+
+        If it has them all, as in domain-incremental streams, they are all replayed: the
+        images of other experiences are what is to be remembered then.
+        """
+        if not isinstance(self.memory, GeneratorMemory):
+            return self.memory.classes
+        stored, present = self.memory.classes_beside(self._source), set(self._present)
+        return tuple(key for key in stored if key not in present) or stored
+
+    def _sample(
+        self, count: int, rng: torch.Generator, old: tuple[Key, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and tasks of some stored classes; another memory's are all."""
+        if isinstance(self.memory, GeneratorMemory):
+            return self.memory.sample(count, rng, only=set(old))
+        return self.memory.sample(count, rng)
+
+    def _balanced_count(self, minibatch: list[Tensor], old: tuple[Key, ...]) -> int:
+        """As many images of each old class as a minibatch has of each present one.
+
+        On average: a small minibatch has not all classes of the experience, and a part
+        of an image that is due is made up for in a later one.
+        """
+        due = len(minibatch[1]) * len(old)
+        present = max(1, len(self._present))
+        step = self._iterations
+        return (step + 1) * due // present - step * due // present
 
     def _about(self, experience: Any) -> dict[str, Any]:
         """What the memory is told of a (whole) experience besides its images."""

@@ -15,7 +15,11 @@ from avalanche.benchmarks import (
     nc_benchmark,
     split_online_stream,
 )
-from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
+from avalanche.benchmarks.utils import (
+    AvalancheDataset,
+    DataAttribute,
+    as_classification_dataset,
+)
 from avalanche.checkpointing import maybe_load_checkpoint, save_checkpoint
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import TextLogger
@@ -90,6 +94,71 @@ def test_minibatches_hold_seen_classes_only_and_in_balance(pairs, instant):
         if number:
             old = counts[: 2 * number].float()
             assert (old / new - 1).abs().max() < 0.1
+
+
+def counts(recorder):
+    """Images of each class in all minibatches."""
+    return sum(torch.bincount(batch[1], minlength=10) for batch in recorder.batches)
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_small_minibatches_are_balanced_too(pairs, instant, size):
+    """They have not all classes of the experience."""
+    few = [type(p)(p.tensors[0][::6], p.tensors[1][::6]) for p in pairs]
+    recorder = Recorder()
+    run = strategy([replay(instant), recorder], train_mb_size=size)
+    for experience in nc_stream(few, n_experiences=2):
+        recorder.batches.clear()
+        run.train(experience)
+    old, new = counts(recorder).float().split(5)
+    assert new.tolist() == [10] * 5
+    assert old.sum() == pytest.approx(50, abs=1)
+    assert old.max() - old.min() <= 6
+
+
+def of_classes(pairs, *groups):
+    """A stream of experiences of some classes each; a class may come again."""
+    train, _ = pairs
+    images, labels = train.tensors
+    experiences = []
+    for number, group in enumerate(groups):
+        chosen = torch.isin(labels, torch.tensor(group))
+        seen = images[chosen] * (1 - 0.1 * number)  # others each time
+        data = type(train)(seen, labels[chosen])
+        experiences.append(as_classification_dataset(data))
+    return benchmark_from_datasets(train=experiences).train_stream
+
+
+def test_a_stored_class_that_the_experience_has_is_not_replayed(pairs, instant):
+    recorder = Recorder()
+    run = strategy([replay(instant), recorder])
+    for experience in of_classes(pairs, [0, 1], [2, 3], [1, 4]):
+        recorder.batches.clear()
+        run.train(experience)
+    found = counts(recorder)
+    assert found[[1, 4]].tolist() == [60, 60]
+    assert (found[[0, 2, 3]] - 60).abs().max() <= 4
+    assert found[5:].sum() == 0
+
+
+def test_other_images_of_the_same_classes_are_replayed(pairs, instant):
+    recorder = Recorder()
+    run = strategy([replay(instant), recorder])
+    for experience in of_classes(pairs, [0, 1], [0, 1]):
+        recorder.batches.clear()
+        run.train(experience)
+    assert counts(recorder)[:2].tolist() == [120, 120]
+
+
+def test_an_experience_that_is_trained_on_again_does_not_replay_itself(pairs, instant):
+    recorder = Recorder()
+    run = strategy([replay(instant), recorder])
+    first, second, *_ = nc_stream(pairs)
+    for experience, classes in ((first, 2), (first, 2), (second, 4), (second, 4)):
+        recorder.batches.clear()
+        run.train(experience)
+        assert counts(recorder)[:classes].tolist() == [60] * classes
+        assert counts(recorder)[classes:].sum() == 0
 
 
 def test_a_fixed_number_of_replayed_images(pairs, instant):
