@@ -327,6 +327,34 @@ def test_the_same_place_in_another_benchmark_is_another_experience(pairs, instan
     assert len(set(sources(plugin))) == 4
 
 
+def test_a_stream_in_two_slices_is_one_stream(pairs, instant, caplog):
+    plugin = replay(instant)
+    run = strategy([plugin])
+    stream = nc_stream(pairs)
+    run.train(next(iter(stream[:1])))
+    (first,) = plugin.memory.slots
+    for experience in stream[1:]:
+        run.train(experience)
+    assert plugin.memory.slots[0] == first  # it was not condensed again
+    assert not caplog.records
+
+
+@pytest.fixture
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_training_in_double_precision(pairs, instant, double):
+    train, test = (type(p)(p.tensors[0].double(), p.tensors[1]) for p in pairs)
+    recorder = Recorder()
+    run = strategy([replay(instant, detail=True), recorder])
+    for experience in nc_stream((train, test))[:2]:
+        run.train(experience)
+    assert {batch[0].dtype for batch in recorder.batches} == {torch.float64}
+
+
 def test_a_larger_first_experience_has_a_larger_part(pairs, instant):
     def sizes(**options):
         plugin = replay(instant, **options)
