@@ -1,6 +1,6 @@
 """Which generator draws how many images of which class, all classes alike."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -8,7 +8,11 @@ from avalanche_plugin.pixels import Key
 
 
 def balanced_labels(
-    keys: Sequence[Sequence[Key]], count: int, rng: torch.Generator
+    keys: Sequence[Sequence[Key]],
+    count: int,
+    rng: torch.Generator,
+    *,
+    only: Collection[Key] | None = None,
 ) -> list[list[int]]:
     """The labels that each generator draws, so that classes are equally frequent.
 
@@ -18,6 +22,7 @@ def balanced_labels(
         count: Number of images. If it is not a multiple of the number of classes, the
             classes that get one more are others each time.
         rng: On the CPU.
+        only: The classes to draw, at least one that there is; None is all.
 
     Returns:
         For each generator one label per image, as its own labels count from 0.
@@ -25,6 +30,8 @@ def balanced_labels(
     holders: dict[Key, list[tuple[int, int]]] = {}
     for index, own_keys in enumerate(keys):
         for label, key in enumerate(own_keys):
+            if only is not None and key not in only:
+                continue
             holders.setdefault(key, []).append((index, label))
     of_class = list(holders.values())
     first = int(torch.randint(len(of_class), (1,), generator=rng))

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
+from avalanche.benchmarks.utils.classification_dataset import (
+    TaskAwareClassificationDataset,
+)
 from avalanche.training.storage_policy import ExemplarsBuffer
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -15,11 +18,13 @@ from torch.utils.data import Dataset
 from avalanche_plugin.checks import require_positive
 from avalanche_plugin.experiences import (
     Boundaries,
-    expected_experiences,
+    class_keys,
+    fingerprint,
     isolated_randomness,
     read_experience,
 )
 from avalanche_plugin.memory import GeneratorMemory, Policy
+from avalanche_plugin.stream import expected_classes, expected_experiences
 from condense_core import CondenseConfig
 from condense_core.errors import ConfigError
 from condense_core.seeding import make_generator
@@ -60,11 +65,11 @@ class CondensedBuffer(ExemplarsBuffer):
         policy: Policy = "experience",
         seed: int = 0,
     ) -> None:
-        require_positive("max_size", max_size)
-        if samples is not None:
-            require_positive("samples", samples)
+        max_size = require_positive("max_size", max_size)
         super().__init__(max_size)
-        self.samples = 10 * max_size if samples is None else samples
+        self.samples = 10 * max_size
+        if samples is not None:
+            self.samples = require_positive("samples", samples)
         self.seed = seed
         # The first experience tells the bytes of an image, and so the budget.
         self.memory = GeneratorMemory(
@@ -80,21 +85,34 @@ class CondensedBuffer(ExemplarsBuffer):
         return self.memory.nbytes
 
     def post_adapt(self, agent_state: Any, exp: Any) -> None:
-        """Condense an experience, once per task boundary."""
+        """Condense an experience, once per task boundary.
+
+        ``ReplayPlugin`` calls it after it has trained on the experience: only then are
+        images or budgets refused that cannot be used.
+
+        :raises BudgetError: the budget is too small.
+        :raises DataError: samples are not labelled images of 8 to 128 px.
+        """
         experience = self._boundaries.completed(exp)
         if experience is None:
             return
         with isolated_randomness(), torch.enable_grad():
-            images, labels, task_ids = read_experience(experience.dataset)
+            dataset = experience.dataset
+            images, labels, task_ids = read_experience(dataset)
             self.memory.to(getattr(agent_state, "device", "auto"))
             if not self.memory.classes:
                 self.memory.budget = self.max_size * math.prod(images.shape[1:])
             self.memory.observe(
-                images, labels, task_ids, expected=expected_experiences(experience)
+                images,
+                labels,
+                task_ids,
+                expected=expected_experiences(experience),
+                expected_classes=expected_classes(experience),
+                source=fingerprint(dataset, class_keys(dataset)),
             )
             # Samples of the buffer and of the stream are collated together: they need
             # the same number of elements and the same types.
-            _, label, *tasks = experience.dataset.eval()[0]
+            _, label, *tasks = dataset.eval()[0]
         self._with_tasks = bool(tasks)
         self._labels_are_tensors = isinstance(label, Tensor)
         self._buffer = self._draw()
@@ -130,13 +148,16 @@ class CondensedBuffer(ExemplarsBuffer):
             v.cpu() for v in self.memory.sample(self.samples, rng, dispersed=True)
         )
         attributes = [DataAttribute(labels.tolist(), "targets")]
+        kind: type[AvalancheDataset] = AvalancheDataset
         if self._with_tasks:
+            # Avalanche's task-balanced loaders ask a data set for its tasks.
+            kind = TaskAwareClassificationDataset
             attributes.append(
                 DataAttribute(
                     tasks.tolist(), "targets_task_labels", use_in_getitem=True
                 )
             )
-        return AvalancheDataset(
+        return kind(
             [
                 _Generated(
                     images, labels if self._labels_are_tensors else labels.tolist()

@@ -5,6 +5,7 @@ labels, and come in whole experiences or online slices of them. Nothing here cha
 global random state or applies the training transforms.
 """
 
+import hashlib
 import random
 import warnings
 from collections.abc import Iterator
@@ -17,12 +18,12 @@ from avalanche.benchmarks.scenarios.online import OnlineCLExperience
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from avalanche_plugin.checks import require_image, require_samples
+from avalanche_plugin.checks import require_elements, require_image, require_samples
 from avalanche_plugin.pixels import Key
 from condense_core import DataError
 
-NO_LABELS = "the samples of an experience have no labels: replay needs (x, y)"
 _READ_BATCH = 256
+_PROBES = 8  # images that tell an experience from others of as many images and classes
 # Avalanche's plugins that train on stored samples, besides those with replay in their
 # name. A storage policy is no sign of it: some plugins only compute means from theirs.
 _REPLAYING = (
@@ -80,15 +81,6 @@ class Boundaries:
         return experience.origin_experience
 
 
-def expected_experiences(experience: Any) -> int | None:
-    """Length of the stream of a (whole) experience, if it has one."""
-    stream = getattr(experience, "_origin_stream", None)
-    try:
-        return len(stream)  # type: ignore[arg-type]
-    except TypeError:  # no stream, or one that is generated as it goes
-        return None
-
-
 def image_shape(dataset: Any) -> tuple[int, int, int]:
     """(C, H, W) of a data set's first sample under the evaluation transforms.
 
@@ -97,8 +89,7 @@ def image_shape(dataset: Any) -> tuple[int, int, int]:
     """
     require_samples(len(dataset))
     sample = dataset.eval()[0]
-    if not isinstance(sample, list | tuple) or len(sample) < 2:
-        raise DataError(NO_LABELS)
+    require_elements(sample)
     shape = tuple(getattr(sample[0], "shape", ()))
     require_image(shape)
     return shape
@@ -115,34 +106,60 @@ def class_keys(dataset: Any) -> tuple[Key, ...]:
         _, labels, tasks = read_experience(dataset)
         return tuple(dict.fromkeys(zip(labels.tolist(), tasks.tolist(), strict=True)))
     of_tasks = getattr(dataset, "targets_task_labels", None)
-    numbers = (0,) if of_tasks is None else sorted(of_tasks.uniques)
-    return tuple((label, task) for task in numbers for label in sorted(targets.uniques))
+    if of_tasks is None or len(of_tasks.uniques) == 1:
+        (task,) = (0,) if of_tasks is None else of_tasks.uniques
+        return tuple((label, task) for label in sorted(targets.uniques))
+    pairs = {(int(y), int(t)) for y, t in zip(targets, of_tasks, strict=True)}
+    return tuple(sorted(pairs, key=lambda pair: pair[::-1]))
 
 
-def read_experience(dataset: Any) -> tuple[Tensor, Tensor, Tensor]:
+def fingerprint(dataset: Any, keys: tuple[Key, ...]) -> str:
+    """A name for the data of an experience, to recognise it when it is trained again.
+
+    It depends on the data only: positions in a stream are the same for experiences of
+    two benchmarks, and objects are others after a restart. Random evaluation transforms
+    change it.
+
+    Args:
+        dataset: Not empty, of images of one shape.
+        keys: (label, task) of its classes.
+    """
+    found = hashlib.blake2b(repr((len(dataset), keys)).encode(), digest_size=16)
+    samples = dataset.eval()
+    for index in range(0, len(dataset), -(-len(dataset) // _PROBES)):
+        pixels = torch.as_tensor(samples[index][0]).float().cpu().contiguous()
+        found.update(pixels.numpy().tobytes())
+    return found.hexdigest()
+
+
+def read_experience(
+    dataset: Any, *, num_workers: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """All samples under the evaluation transforms: images, labels, tasks.
 
     Args:
         dataset: An Avalanche data set whose samples are (x, y) or (x, y, task).
+        num_workers: Processes that read; 0 is this one. The result is the same.
 
     Returns:
         Floats (N, C, H, W) as the model sees them at test time; int64 (N,); int64 (N,),
         0 for samples without a task.
 
     Raises:
-        DataError: Samples have no label, or are of different shapes.
+        DataError: Samples have no label, more elements than these, or are of different
+            shapes.
     """
     loader = DataLoader(
         dataset.eval(),
         batch_size=_READ_BATCH,
+        num_workers=num_workers,
         # Without one, a loader draws its seed from the global generator.
         generator=torch.Generator().manual_seed(0),
     )
     columns: list[list[Tensor]] = [[], [], []]
     try:
         for batch in loader:
-            if not isinstance(batch, list | tuple) or len(batch) < 2:
-                raise DataError(NO_LABELS)
+            require_elements(batch)
             images, labels = batch[0], torch.as_tensor(batch[1])
             tasks = batch[2] if len(batch) > 2 else torch.zeros_like(labels)
             for column, values in zip(columns, (images, labels, tasks), strict=True):

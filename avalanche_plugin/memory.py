@@ -9,17 +9,19 @@ Shape legend: N images, Y classes of one generator, C H W image.
 """
 
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from avalanche_plugin.arithmetic import single_precision
 from avalanche_plugin.balance import balanced_labels
 from avalanche_plugin.checks import require_positive
 from avalanche_plugin.pixels import Key, LabelledImages, labelled_images
-from avalanche_plugin.recondense import own_images, with_old_classes
-from avalanche_plugin.sizes import bytes_per_generator, config_within
+from avalanche_plugin.recondense import own_images, warn_of_loss, with_old_classes
+from avalanche_plugin.sizes import config_within, limits
 from avalanche_plugin.slot import Slot
 from condense_core import (
     CondenseConfig,
@@ -40,10 +42,12 @@ class GeneratorMemory:
 
     There are two policies, and both stay within the budget after every `observe`:
 
-    - ``experience``: one generator per experience. Each gets the budget divided by the
-      expected number of experiences. If that number is unknown or exceeded, the bytes
-      per generator are halved whenever no room is left, and the stored generators are
-      condensed again, from their own images, into half the bytes.
+    - ``experience``: one generator per experience. Each gets a part of the budget that
+      is proportional to its number of classes if those of the whole stream are
+      expected, else the budget divided by the expected number of experiences. If
+      neither is known, or there are more than expected, all parts are halved whenever
+      no room is left, and the stored generators are condensed again, from their own
+      images, into half the bytes.
     - ``shared``: one generator for all classes. It is condensed again at each
       experience, from the new images and its own images of the old classes.
 
@@ -79,10 +83,9 @@ class GeneratorMemory:
         seed: int = 0,
         device: str | torch.device = "auto",
     ) -> None:
-        require_positive("budget", budget)
         if policy not in ("experience", "shared"):
             raise ConfigError(f"policy is {policy!r}: choose from experience, shared")
-        self.budget = budget
+        self.budget = require_positive("budget", budget)
         self.policy: Policy = policy
         self.config = (
             CondenseConfig.preset(config) if isinstance(config, str) else config
@@ -91,7 +94,6 @@ class GeneratorMemory:
         self.device = device
         self.slots: list[Slot] = []
         self.observed = 0
-        self._bytes_each = 0  # a generator may take; 0 before the first
         self._copies: list[CondensedDataset] = []  # unpacked copies, not stored
 
     @property
@@ -102,9 +104,15 @@ class GeneratorMemory:
     @property
     def classes(self) -> tuple[Key, ...]:
         """(label, task) of every class seen so far, oldest first."""
-        return tuple(dict.fromkeys(key for slot in self.slots for key in slot.keys))
+        return self.classes_beside(None)
+
+    def classes_beside(self, source: str | None) -> tuple[Key, ...]:
+        """(label, task) of every class of the generators of other sources."""
+        slots = [self.slots[index] for index in self._kept(source)]
+        return tuple(dict.fromkeys(key for slot in slots for key in slot.keys))
 
     @property
+    @single_precision()
     def missed_energy(self) -> float:
         """Mean square of what generated images lack, in model-input units.
 
@@ -120,31 +128,50 @@ class GeneratorMemory:
         keys: tuple[Key, ...],
         *,
         expected: int | None = None,
+        expected_classes: Sequence[int] | None = None,
+        source: str | None = None,
     ) -> None:
         """Check that the next experience fits, before anything is trained.
+
+        Before the first one of a stream whose classes are expected, check all of them.
 
         Args:
             image_shape: (C, H, W) of its images.
             keys: (label, task) of its classes.
             expected: As for `observe`.
+            expected_classes: As for `observe`.
+            source: As for `observe`.
 
         Raises:
             BudgetError: The budget is too small; the message gives the minimum.
         """
         if self.policy == "shared":
             keys = tuple(dict.fromkeys([*self.classes, *keys]))
-        limit = self._limit(len(self.slots) + 1, expected)
+            self._config_within(self.budget, image_shape, keys)
+            return
+        kept = [self.slots[index] for index in self._kept(source)]
+        *bounds, limit = limits(
+            self.budget,
+            [*(slot.keys for slot in kept), keys],
+            expected,
+            expected_classes,
+        )
         self._config_within(limit, image_shape, keys)
-        if self.policy == "experience":
-            for slot in self.slots:
-                if slot.nbytes > limit:  # it will be condensed again
-                    self._config_within(limit, image_shape, slot.keys)
+        for slot, bound in zip(kept, bounds, strict=True):
+            if slot.nbytes > bound:  # it will be condensed again
+                self._config_within(bound, image_shape, slot.keys)
+        if expected_classes is not None and not self.slots:
+            for count in set(expected_classes):
+                bound = self.budget * count // sum(expected_classes)
+                some = tuple((label, 0) for label in range(count))
+                self._config_within(bound, image_shape, some)
 
     def to(self, device: str | torch.device) -> None:
         """Condense and generate images on ``device`` from now on."""
         if str(device) != str(self.device):
             self.device, self._copies = device, []
 
+    @single_precision()
     def observe(
         self,
         images: Tensor,
@@ -152,6 +179,8 @@ class GeneratorMemory:
         tasks: Tensor,
         *,
         expected: int | None = None,
+        expected_classes: Sequence[int] | None = None,
+        source: str | None = None,
     ) -> str:
         """Condense an experience into the memory.
 
@@ -160,6 +189,10 @@ class GeneratorMemory:
             labels: int64 (N,).
             tasks: int64 (N,).
             expected: Number of experiences the whole stream has, if known.
+            expected_classes: Number of classes of each of its experiences, if known;
+                takes the place of ``expected``.
+            source: Names what the images are, if they may come again: under the policy
+                ``experience`` the generator of the same source is replaced.
 
         Returns:
             One line that says what was condensed into how many bytes.
@@ -171,15 +204,18 @@ class GeneratorMemory:
         started = time.monotonic()
         new = labelled_images(images, labels, tasks)
         kept: list[Slot] = []
-        limit = self._limit(len(self.slots) + 1, expected)
+        limit = self.budget
         if self.policy == "experience":
-            kept = [self._within(limit, index) for index in range(len(self.slots))]
+            stay = self._kept(source)
+            of_each = [*(self.slots[index].keys for index in stay), new.keys]
+            *bounds, limit = limits(self.budget, of_each, expected, expected_classes)
+            kept = self._all_within(dict(zip(stay, bounds, strict=True)))
         elif self.slots:
             (slot,), (condensed,) = self.slots, self._unpacked()
             new = with_old_classes(new, slot, condensed, rng=self._rng(0))
-        slot = self._condense(new, limit, "memory")
+            source = source if source == slot.source else None
+        slot = self._condense(new, limit, "memory", source=source)
         self.slots, self._copies = [*kept, slot], []
-        self._bytes_each = limit
         self.observed += 1
         codes = self._unpacked()[-1].images_per_class
         return (
@@ -189,8 +225,14 @@ class GeneratorMemory:
         )
 
     @torch.no_grad()
+    @single_precision()
     def sample(
-        self, count: int, rng: torch.Generator, *, dispersed: bool = False
+        self,
+        count: int,
+        rng: torch.Generator,
+        *,
+        dispersed: bool = False,
+        only: Collection[Key] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw images, balanced over the classes seen so far.
 
@@ -199,6 +241,8 @@ class GeneratorMemory:
             rng: On the CPU; the only source of randomness.
             dispersed: Whether to add noise in place of what the generators miss, for
                 a network that sees generated images only.
+            only: (label, task) of the classes to draw, at least one of those seen; None
+                is all of them.
 
         Returns:
             Images (count, C, H, W) in model-input space, labels and tasks, on the
@@ -209,7 +253,8 @@ class GeneratorMemory:
         """
         if not self.slots:
             raise DataError("the memory is empty: observe an experience first")
-        wanted = balanced_labels([slot.keys for slot in self.slots], count, rng)
+        keys = [slot.keys for slot in self.slots]
+        wanted = balanced_labels(keys, count, rng, only=only)
         parts = [
             slot.draw(condensed, labels_of_slot, dispersed=dispersed, rng=rng)
             for slot, condensed, labels_of_slot in zip(
@@ -227,7 +272,6 @@ class GeneratorMemory:
             "budget": self.budget,
             "policy": self.policy,
             "observed": self.observed,
-            "share": self._bytes_each,
             "slots": [slot.state_dict() for slot in self.slots],
         }
 
@@ -242,7 +286,7 @@ class GeneratorMemory:
                 f"memory state of version {state.get('version')!r:.40} is not "
                 f"supported (this is {STATE_VERSION}): update gencondense"
             )
-        missing = {"budget", "policy", "observed", "share", "slots"} - state.keys()
+        missing = {"budget", "policy", "observed", "slots"} - state.keys()
         if missing:
             raise ArtefactError(
                 f"the memory state has no {sorted(missing)[0]!r}: load another state"
@@ -251,28 +295,29 @@ class GeneratorMemory:
         self._copies = [slot.unpack(self.device) for slot in slots]
         self.slots = slots
         self.budget, self.policy = state["budget"], state["policy"]
-        self.observed, self._bytes_each = state["observed"], state["share"]
+        self.observed = state["observed"]
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle only what is stored, not the unpacked copies."""
         return {**self.__dict__, "_copies": []}
 
-    def _limit(self, generators: int, expected: int | None) -> int:
-        """Bytes that each of so many generators may take."""
-        if self.policy == "shared":
-            return self.budget
-        return bytes_per_generator(
-            self.budget,
-            generators=generators,
-            expected=expected,
-            current=self._bytes_each,
-        )
+    def _kept(self, source: str | None) -> list[int]:
+        """Places of the generators that stay when ``source`` is condensed."""
+        places = range(len(self.slots))
+        return [i for i in places if source is None or self.slots[i].source != source]
+
+    def _all_within(self, bounds: dict[int, int]) -> list[Slot]:
+        """The generators of some places, condensed again where too large."""
+        again = [i for i, bound in bounds.items() if self.slots[i].nbytes > bound]
+        warn_of_loss(len(again), len(self.slots))
+        return [
+            self._within(bound, i) if i in again else self.slots[i]
+            for i, bound in bounds.items()
+        ]
 
     def _within(self, limit: int, index: int) -> Slot:
-        """A stored generator, condensed again from its own images if too large."""
+        """A stored generator, condensed again from its own images."""
         slot = self.slots[index]
-        if slot.nbytes <= limit:
-            return slot
         own = own_images(
             slot,
             self._unpacked()[index],
@@ -280,20 +325,24 @@ class GeneratorMemory:
             values=slot.values,
             rng=self._rng(index),
         )
-        return self._condense(own, limit, "again", index)
+        return self._condense(own, limit, "again", index, source=slot.source)
 
     def _rng(self, index: int) -> torch.Generator:
         """For drawing the images that a generator is condensed again from."""
         return make_generator(self.seed, "own-images", self.observed, index)
 
     def _condense(
-        self, images: LabelledImages, limit: int, *purpose: str | int
+        self,
+        images: LabelledImages,
+        limit: int,
+        *purpose: str | int,
+        source: str | None,
     ) -> Slot:
         config = self._config_within(limit, images.data.image_shape, images.keys)
         seed = derive_seed(self.seed, *purpose, self.observed)
         config = replace(config, seed=seed)
         condensed = condense(images.data, config, device=self.device, progress=False)
-        slot = Slot.pack(condensed, images.keys, images.values)
+        slot = Slot.pack(condensed, images.keys, images.values, source)
         assert slot.nbytes <= limit, (slot.nbytes, limit)
         return slot
 

@@ -3,6 +3,8 @@
 from typing import Any
 
 from avalanche.evaluation.metric_definitions import GenericPluginMetric, Metric
+from avalanche.evaluation.metric_results import MetricValue
+from avalanche.evaluation.metric_utils import get_metric_name
 
 
 class ReplayBytes(Metric[float]):
@@ -52,6 +54,21 @@ class _ReplayBytesPlugin(GenericPluginMetric[float, ReplayBytes]):
         """The memory does not change during an evaluation."""
         self._metric.update(strategy)
         return super().before_eval(strategy)
+
+    def _package_result(self, strategy: Any) -> list[MetricValue]:
+        """Under a name without a task: one memory serves all tasks.
+
+        With the task of the last experience in it, as the base has it, values of
+        earlier evaluations would stay in the results beside the present one.
+        """
+        name = get_metric_name(
+            self,
+            strategy,
+            add_experience=self._emit_at == "experience",
+            add_task=False,
+        )
+        step = strategy.clock.train_iterations
+        return [MetricValue(self, name, self._metric.result(), step)]
 
 
 class ExperienceReplayBytes(_ReplayBytesPlugin):

@@ -3,6 +3,7 @@
 Shape legend: Y classes.
 """
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,25 @@ from avalanche_plugin.slot import Slot
 from condense_core import CondensedDataset, ImageData
 from condense_core.data import to_unit
 
+_LOG = logging.getLogger("avalanche_plugin")
 BATCH = 512  # images generated at once
+
+
+def warn_of_loss(again: int, stored: int) -> None:
+    """Say that generators lose quality for good, which a known length avoids.
+
+    Args:
+        again: How many are condensed again into fewer bytes; 0 says nothing.
+        stored: How many there are.
+    """
+    if again:
+        _LOG.warning(
+            "%d of %d stored generators are condensed again from their own images, "
+            "into fewer bytes: more experiences came than were expected; give their "
+            "number (expected_experiences) if the benchmark does not know it",
+            again,
+            stored,
+        )
 
 
 def own_images(

@@ -1,5 +1,7 @@
 """How many bytes each generator of a memory may take, and what fits into them."""
 
+from collections.abc import Sequence
+
 from avalanche_plugin.pixels import Key, class_names
 from avalanche_plugin.slot import side_bytes
 from condense_core import CondenseConfig
@@ -7,27 +9,46 @@ from condense_core.artefact.budget import BudgetError, fit
 from condense_core.artefact.compact import packed_size
 
 
-def bytes_per_generator(
-    budget: int, *, generators: int, expected: int | None, current: int
-) -> int:
-    """An equal part of the budget for each generator.
+def shares(
+    budget: int, weights: Sequence[int], *, expected: int | None = None
+) -> list[int]:
+    """Bytes that each generator may take; together at most the budget.
 
     Args:
         budget: Bytes of the whole memory.
-        generators: How many generators there are to be.
-        expected: How many there are to be at the end of the stream, if known.
-        current: Bytes per generator so far; 0 before the first.
+        weights: Of each generator, the next one included: its number of classes, or 1
+            where those of the stream are not known.
+        expected: Sum of the weights at the end of the stream, if known.
 
     Returns:
-        ``budget / expected``, but at most ``current``. If ``expected`` is unknown or
-        exceeded, ``current`` (at first the budget), halved until all generators fit.
+        For each generator ``budget * weight / expected``, rounded down. If ``expected``
+        is unknown (then it starts at 1) or exceeded, it is doubled until all fit.
     """
-    limit = current or budget
-    if expected is not None and expected >= generators:
-        return min(limit, budget // expected)
-    while limit * generators > budget:
-        limit //= 2
-    return limit
+    parts = expected or 1
+    while parts < sum(weights):
+        parts *= 2
+    return [budget * weight // parts for weight in weights]
+
+
+def limits(
+    budget: int,
+    keys: Sequence[tuple[Key, ...]],
+    expected: int | None,
+    expected_classes: Sequence[int] | None,
+) -> list[int]:
+    """Bytes that each generator of a stream may take.
+
+    Args:
+        budget: Bytes of the whole memory.
+        keys: (label, task) of the classes of each generator, the next one included. A
+            class counts once, under however many tasks.
+        expected: Number of experiences of the whole stream, if known.
+        expected_classes: Number of classes of each of them, if known.
+    """
+    if expected_classes is None:
+        return shares(budget, [1] * len(keys), expected=expected)
+    weights = [len({label for label, _ in of_one}) for of_one in keys]
+    return shares(budget, weights, expected=sum(expected_classes))
 
 
 def config_within(

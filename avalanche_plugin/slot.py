@@ -23,18 +23,24 @@ class Slot:
         packed: The packed artefact, as it is stored.
         keys: (label, task) of its classes, in the order of its labels.
         values: Range of its images in model-input space.
+        source: Name of what it was condensed from; None if unknown or several.
     """
 
     packed: bytes
     keys: tuple[Key, ...]
     values: ValueRange
+    source: str | None = None
 
     @classmethod
     def pack(
-        cls, condensed: CondensedDataset, keys: tuple[Key, ...], values: ValueRange
+        cls,
+        condensed: CondensedDataset,
+        keys: tuple[Key, ...],
+        values: ValueRange,
+        source: str | None = None,
     ) -> Self:
         """The slot of an artefact, in its smallest form."""
-        return cls(pack(condensed), keys, values)
+        return cls(pack(condensed), keys, values, source)
 
     def unpack(self, device: str | torch.device) -> CondensedDataset:
         """The artefact.
@@ -97,15 +103,19 @@ class Slot:
 
     @property
     def nbytes(self) -> int:
-        """Bytes stored: the artefact, its labels and tasks, and its value range."""
+        """Bytes stored: the artefact, its labels and tasks, and its value range.
+
+        The name of the source, of which nothing is drawn, is not counted.
+        """
         return len(self.packed) + side_bytes(len(self.keys), len(self.values.low))
 
     def state_dict(self) -> dict[str, Any]:
-        """The slot as tensors."""
+        """The slot as tensors, and the name of its source."""
         return {
             "artefact": torch.frombuffer(bytearray(self.packed), dtype=torch.uint8),
             "keys": torch.tensor(self.keys, dtype=torch.int64),
             "range": torch.tensor([self.values.low, self.values.high]),
+            "source": self.source,
         }
 
     @classmethod
@@ -124,7 +134,8 @@ class Slot:
                 f"the state of a stored generator is damaged ({error!r:.60}): load "
                 "another"
             ) from error
-        return cls(packed, keys, ValueRange(tuple(low), tuple(high)))
+        values = ValueRange(tuple(low), tuple(high))
+        return cls(packed, keys, values, state.get("source"))
 
 
 def side_bytes(classes: int, channels: int) -> int:

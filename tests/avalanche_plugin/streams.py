@@ -22,8 +22,8 @@ ORDER = list(range(10))
 
 
 def nc_stream(pairs, **options):
-    options = {"task_labels": False, "fixed_class_order": ORDER, **options}
-    return nc_benchmark(*pairs, n_experiences=5, **options).train_stream
+    options = {"n_experiences": 5, "fixed_class_order": ORDER, **options}
+    return nc_benchmark(*pairs, **{"task_labels": False, **options}).train_stream
 
 
 def two_element_stream(pairs):
@@ -135,9 +135,10 @@ class NoiseMemory:
     def to(self, device):
         pass
 
-    def observe(self, images, labels, tasks, *, expected=None):
+    def observe(self, images, labels, tasks, *, expected=None, **ours):
         self.observed += 1
         self.expected = expected
+        self.told_more = ours
         return ""
 
     def sample(self, count, rng, *, dispersed=False):

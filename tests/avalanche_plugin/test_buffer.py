@@ -2,6 +2,7 @@ import dill
 import pytest
 import torch
 from avalanche.benchmarks import split_online_stream
+from avalanche.models import MTSimpleMLP
 from avalanche.training.plugins import ReplayPlugin
 from avalanche.training.supervised import ER_ACE, GDumb
 from torch import nn
@@ -36,6 +37,22 @@ def test_replay_plugin_takes_it(kind, pairs, instant):
             batch = recorder.batches[0]
             assert len(batch[0]) == 64
             assert set(batch[1].tolist()) <= set(range(2 * number + 2))
+
+
+@pytest.mark.parametrize("task_labels", [False, True])
+def test_a_loader_that_balances_tasks_takes_it(pairs, instant, task_labels):
+    buffer = CondensedBuffer(200, samples=40, preset=instant)
+    plugin = ReplayPlugin(
+        mem_size=200, storage_policy=buffer, task_balanced_dataloader=True
+    )
+    recorder = Recorder()
+    model = MTSimpleMLP(input_size=256) if task_labels else None
+    run = strategy([plugin, recorder], model)
+    for experience in nc_stream(pairs, task_labels=task_labels)[:3]:
+        recorder.batches.clear()
+        run.train(experience)
+    tasks = set(torch.cat([batch[-1] for batch in recorder.batches]).tolist())
+    assert tasks == ({0, 1, 2} if task_labels else {0})
 
 
 @pytest.mark.parametrize("kind", ["er_ace", "gdumb"])
@@ -87,6 +104,15 @@ def test_an_online_stream_is_condensed_once_per_boundary(pairs, instant):
         run.train(part)
         counts.append(buffer.memory.observed)
     assert counts == [0, 0, 1]
+
+
+def test_an_experience_that_comes_again_has_one_generator(pairs, instant):
+    buffer = CondensedBuffer(200, samples=20, preset=instant)
+    run = strategy([ReplayPlugin(mem_size=200, storage_policy=buffer)])
+    stream = nc_stream(pairs)
+    for number in (0, 0, 1, 0):
+        run.train(stream[number])
+    assert len(buffer.memory.slots) == 2
 
 
 def test_a_pickle_holds_generators_and_draws_the_same_images_again(pairs, instant):

@@ -36,7 +36,8 @@ def test_the_bound_holds_after_every_experience(digits, instant, policy, expecte
     for number in range(5):
         memory.observe(*experience(digits, number), expected=expected)
         stored = memory.state_dict()["slots"]
-        on_disk = sum(v.nbytes for slot in stored for v in slot.values())
+        tensors = [v for slot in stored for v in slot.values() if torch.is_tensor(v)]
+        on_disk = sum(tensor.nbytes for tensor in tensors)
         assert on_disk == memory.nbytes <= BUDGET
         assert len(memory.classes) == 2 * (number + 1)
 
@@ -59,6 +60,35 @@ def test_an_unknown_length_halves_the_share(digits, instant):
         largest.append(max(slot.nbytes for slot in memory.slots))
     for size, parts in zip(largest, (1, 2, 4, 4, 8), strict=True):
         assert size <= BUDGET // parts
+
+
+def test_expected_classes_share_the_budget(digits, instant):
+    images, labels, *_ = digits
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    groups = [(0, 6), (6, 8), (8, 10)]
+    for low, high in groups:
+        chosen = (labels >= low) & (labels < high)
+        new = labels[chosen]
+        memory.observe(images[chosen], new, new * 0, expected_classes=(6, 2, 2))
+        assert memory.nbytes <= BUDGET
+    large, *small = [slot.nbytes for slot in memory.slots]
+    assert BUDGET // 5 < large <= BUDGET * 6 // 10
+    assert max(small) <= BUDGET // 5
+
+
+def test_more_classes_than_expected_stay_within_the_budget(digits, instant):
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    for number in range(3):
+        memory.observe(*experience(digits, number), expected_classes=(2, 2))
+        assert memory.nbytes <= BUDGET
+
+
+def test_an_experience_with_too_small_a_part_is_refused_before_the_first():
+    memory = GeneratorMemory(30_000, device="cpu")
+    keys = tuple((label, 0) for label in range(8))
+    memory.require((1, 16, 16), keys)
+    with pytest.raises(BudgetError, match="smallest of 1 classes"):
+        memory.require((1, 16, 16), keys, expected_classes=(8, 1, 1, 1, 1, 1, 1))
 
 
 def test_a_stream_longer_than_expected_goes_on(digits, instant):
@@ -115,6 +145,63 @@ def test_a_class_that_comes_again_is_one_class(digits, instant):
         assert memory.classes == ((0, 0), (1, 0))
         _, drawn, _ = memory.sample(40, draw())
         assert torch.bincount(drawn).tolist() == [20, 20]
+
+
+def sizes(memory):
+    return [slot.nbytes for slot in memory.slots]
+
+
+def test_the_generator_of_the_same_source_is_replaced(digits, instant, caplog):
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    for number in range(3):
+        for _ in range(2):
+            new = experience(digits, number)
+            memory.observe(*new, expected=3, source=str(number))
+    assert [slot.keys[0][0] for slot in memory.slots] == [0, 2, 4]
+    assert min(sizes(memory)) > BUDGET // 6  # nothing was squeezed
+    assert not caplog.records
+    before = [slot.packed for slot in memory.slots]
+    memory.require((1, 16, 16), ((0, 0), (1, 0)), expected=3, source="0")
+    memory.observe(*experience(digits, 0), expected=3, source="0")
+    assert [slot.packed for slot in memory.slots][:2] == before[1:]
+
+
+def test_a_source_is_known_after_loading(digits, instant):
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    memory.observe(*experience(digits, 0), expected=2, source="0")
+    memory.observe(*experience(digits, 1), expected=2)
+    loaded = GeneratorMemory(1, config=instant, device="cpu")
+    loaded.load_state_dict(memory.state_dict())
+    loaded.observe(*experience(digits, 0), expected=2, source="0")
+    assert [slot.source for slot in loaded.slots] == [None, "0"]
+
+
+def test_a_state_without_sources_can_be_loaded(digits, instant):
+    state = observed(digits, instant, count=1).state_dict()
+    del state["slots"][0]["source"]
+    loaded = GeneratorMemory(1, config=instant, device="cpu")
+    loaded.load_state_dict(state)
+    assert loaded.slots[0].source is None
+
+
+def test_one_generator_of_several_sources_has_none(digits, instant):
+    memory = GeneratorMemory(BUDGET, policy="shared", config=instant, device="cpu")
+    sources = []
+    for number in (0, 0, 1):
+        memory.observe(*experience(digits, number), source=str(number))
+        sources.append([slot.source for slot in memory.slots])
+    assert sources == [["0"], ["0"], [None]]
+
+
+def test_generators_that_are_condensed_again_are_warned_of(digits, instant, caplog):
+    memory = GeneratorMemory(BUDGET, config=instant, device="cpu")
+    for number in range(2):
+        memory.observe(*experience(digits, number), expected=2)
+    assert not caplog.records
+    memory.observe(*experience(digits, 2), expected=2)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "2 of 2 stored generators are condensed again" in record.getMessage()
 
 
 def test_the_same_label_under_two_tasks_is_two_classes(digits, instant):
@@ -211,6 +298,36 @@ def test_observing_touches_no_global_state(digits, instant, untouched_global_rng
     memory.sample(5, draw())
 
 
+@pytest.fixture(params=["autocast", "float64"])
+def surroundings(request):
+    """What a caller may have around the calls of a memory."""
+    if request.param == "autocast":
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            yield
+            assert torch.is_autocast_enabled("cpu")
+    else:
+        torch.set_default_dtype(torch.float64)
+        yield
+        assert torch.get_default_dtype() is torch.float64
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def undisturbed(digits, instant):
+    memory = observed(digits, instant, count=1)
+    return memory.slots[0].packed, memory.sample(9, draw())[0], memory.missed_energy
+
+
+def test_the_arithmetic_of_the_caller_stays_outside(
+    digits, instant, undisturbed, surroundings
+):
+    memory = observed(digits, instant, count=1)
+    packed, images, missed = undisturbed
+    assert memory.slots[0].packed == packed
+    assert torch.equal(memory.sample(9, draw())[0], images)
+    assert memory.missed_energy == missed
+
+
 def test_unknown_version_is_refused():
     memory = GeneratorMemory(BUDGET, device="cpu")
     with pytest.raises(ArtefactError, match="version"):
@@ -219,7 +336,7 @@ def test_unknown_version_is_refused():
 
 def test_an_incomplete_state_is_refused_and_does_no_harm(digits, instant):
     memory = observed(digits, instant, count=1)
-    for key in ("budget", "policy", "observed", "share", "slots"):
+    for key in ("budget", "policy", "observed", "slots"):
         state = memory.state_dict()
         del state[key]
         with pytest.raises(ArtefactError, match=key):

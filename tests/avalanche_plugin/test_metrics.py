@@ -1,5 +1,6 @@
 from avalanche.benchmarks import nc_benchmark
 from avalanche.logging import TextLogger
+from avalanche.models import MTSimpleMLP
 from avalanche.training.plugins import EvaluationPlugin, ReplayPlugin
 
 from avalanche_plugin import CondensedBuffer, replay_memory_metrics
@@ -45,6 +46,18 @@ def test_bytes_of_a_storage_policy_are_counted(pairs, instant):
     result = run.eval(benchmark.test_stream[:1])
     (total,) = [v for k, v in result.items() if k.startswith("ReplayBytes_Stream")]
     assert total == buffer.nbytes > 0
+
+
+def test_a_stream_with_tasks_has_one_value_and_not_one_a_task(pairs, instant):
+    benchmark = nc_benchmark(*pairs, n_experiences=5, task_labels=True)
+    evaluator = EvaluationPlugin(replay_memory_metrics(), loggers=[])
+    plugin = replay(instant)
+    run = strategy([plugin], MTSimpleMLP(input_size=256), evaluator=evaluator)
+    for number in range(2):
+        run.train(benchmark.train_stream[number])
+        result = run.eval(benchmark.test_stream[: number + 1])
+    found = {k: v for k, v in result.items() if k.startswith("ReplayBytes_Stream")}
+    assert found == {"ReplayBytes_Stream/eval_phase/test_stream": plugin.nbytes}
 
 
 def test_either_can_be_left_out():

@@ -10,12 +10,20 @@ import dill
 import numpy as np
 import pytest
 import torch
-from avalanche.benchmarks import nc_benchmark, split_online_stream
-from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.benchmarks import (
+    benchmark_from_datasets,
+    nc_benchmark,
+    split_online_stream,
+)
+from avalanche.benchmarks.utils import (
+    AvalancheDataset,
+    DataAttribute,
+    as_classification_dataset,
+)
 from avalanche.checkpointing import maybe_load_checkpoint, save_checkpoint
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.logging import TextLogger
-from avalanche.models import IncrementalClassifier, MultiHeadClassifier
+from avalanche.models import IncrementalClassifier, MTSimpleMLP, MultiHeadClassifier
 from avalanche.models.dynamic_modules import MultiTaskModule
 from avalanche.training.plugins import (
     BiCPlugin,
@@ -86,6 +94,71 @@ def test_minibatches_hold_seen_classes_only_and_in_balance(pairs, instant):
         if number:
             old = counts[: 2 * number].float()
             assert (old / new - 1).abs().max() < 0.1
+
+
+def counts(recorder):
+    """Images of each class in all minibatches."""
+    return sum(torch.bincount(batch[1], minlength=10) for batch in recorder.batches)
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_small_minibatches_are_balanced_too(pairs, instant, size):
+    """They have not all classes of the experience."""
+    few = [type(p)(p.tensors[0][::6], p.tensors[1][::6]) for p in pairs]
+    recorder = Recorder()
+    run = strategy([replay(instant), recorder], train_mb_size=size)
+    for experience in nc_stream(few, n_experiences=2):
+        recorder.batches.clear()
+        run.train(experience)
+    old, new = counts(recorder).float().split(5)
+    assert new.tolist() == [10] * 5
+    assert old.sum() == pytest.approx(50, abs=1)
+    assert old.min() > 0
+
+
+def of_classes(pairs, *groups):
+    """A stream of experiences of some classes each; a class may come again."""
+    train, _ = pairs
+    images, labels = train.tensors
+    experiences = []
+    for number, group in enumerate(groups):
+        chosen = torch.isin(labels, torch.tensor(group))
+        seen = images[chosen] * (1 - 0.1 * number)  # others each time
+        data = type(train)(seen, labels[chosen])
+        experiences.append(as_classification_dataset(data))
+    return benchmark_from_datasets(train=experiences).train_stream
+
+
+def test_a_stored_class_that_the_experience_has_is_not_replayed(pairs, instant):
+    recorder = Recorder()
+    run = strategy([replay(instant), recorder])
+    for experience in of_classes(pairs, [0, 1], [2, 3], [1, 4]):
+        recorder.batches.clear()
+        run.train(experience)
+    found = counts(recorder)
+    assert found[[1, 4]].tolist() == [60, 60]
+    assert (found[[0, 2, 3]] - 60).abs().max() <= 4
+    assert found[5:].sum() == 0
+
+
+def test_other_images_of_the_same_classes_are_replayed(pairs, instant):
+    recorder = Recorder()
+    run = strategy([replay(instant), recorder])
+    for experience in of_classes(pairs, [0, 1], [0, 1]):
+        recorder.batches.clear()
+        run.train(experience)
+    assert counts(recorder)[:2].tolist() == [120, 120]
+
+
+def test_an_experience_that_is_trained_on_again_does_not_replay_itself(pairs, instant):
+    recorder = Recorder()
+    run = strategy([replay(instant), recorder])
+    first, second, *_ = nc_stream(pairs)
+    for experience, classes in ((first, 2), (first, 2), (second, 4), (second, 4)):
+        recorder.batches.clear()
+        run.train(experience)
+        assert counts(recorder)[:classes].tolist() == [60] * classes
+        assert counts(recorder)[classes:].sum() == 0
 
 
 def test_a_fixed_number_of_replayed_images(pairs, instant):
@@ -164,7 +237,9 @@ def test_the_memory_has_the_policy_and_the_seed_of_the_plugin():
     assert (memory.policy, memory.seed) == ("shared", 3)
 
 
-def test_the_width_of_the_detail_is_chosen_once_per_experience(pairs, monkeypatch):
+@pytest.fixture
+def widths(monkeypatch):
+    """The energies that a width of the detail was chosen for, one a choice."""
     chosen = []
 
     def spy(images, energy):
@@ -172,10 +247,24 @@ def test_the_width_of_the_detail_is_chosen_once_per_experience(pairs, monkeypatc
         return 1.0
 
     monkeypatch.setattr("avalanche_plugin.replay.matching_sigma", spy)
+    return chosen
+
+
+def test_the_width_of_the_detail_is_chosen_once_per_experience(pairs, widths):
     run = strategy([noise(detail=True)])
     for experience in nc_stream(pairs)[:2]:
         run.train(experience)
-    assert len(chosen) == 2
+    assert len(widths) == 2
+
+
+def test_the_width_of_the_detail_is_chosen_once_for_all_slices(pairs, widths):
+    run = strategy([noise(detail=True)])
+    online = split_online_stream(
+        nc_stream(pairs)[:2], experience_size=40, access_task_boundaries=True
+    )
+    for part in online:
+        run.train(part)
+    assert len(widths) == 2
 
 
 @pytest.mark.parametrize(("told", "expected"), [(None, 5), (7, 7)])
@@ -183,6 +272,103 @@ def test_the_memory_is_told_the_length_of_the_stream(pairs, told, expected):
     plugin = noise(expected_experiences=told)
     strategy([plugin]).train(nc_stream(pairs)[0])
     assert plugin.memory.expected == expected
+
+
+def test_another_memory_is_told_nothing_but_the_length(pairs):
+    plugin = noise()
+    strategy([plugin]).train(nc_stream(pairs)[0])
+    assert plugin.memory.told_more == {}
+
+
+def sources(plugin):
+    return [slot.source for slot in plugin.memory.slots]
+
+
+def test_an_experience_that_is_trained_on_again_has_one_generator(pairs, instant):
+    plugin = replay(instant)
+    run = strategy([plugin])
+    stream = nc_stream(pairs)
+    for experience in stream[:2]:
+        run.train(experience)
+        run.train(experience)
+    assert len(sources(plugin)) == 2
+    first, second = sources(plugin)
+    resumed = replay(instant)
+    resumed.load_state_dict(plugin.state_dict())
+    strategy([resumed]).train(nc_stream(pairs)[0])  # a second pass, of other objects
+    assert sources(resumed) == [second, first]
+    assert set(resumed.classes) == {(label, 0) for label in range(4)}
+
+
+def test_a_second_pass_in_slices_replaces_too(pairs, instant):
+    plugin = replay(instant)
+    run = strategy([plugin])
+    for _ in range(2):
+        online = split_online_stream(
+            nc_stream(pairs)[:2], experience_size=60, access_task_boundaries=True
+        )
+        for part in online:
+            run.train(part)
+    assert len(sources(plugin)) == 2
+
+
+def test_the_same_place_in_another_benchmark_is_another_experience(pairs, instant):
+    plugin = replay(instant, expected_experiences=3)
+    run = strategy([plugin], MTSimpleMLP(input_size=256))
+    run.train(nc_stream(pairs)[0])
+    train, test = pairs
+    dark = type(train)(train.tensors[0] / 2, train.tensors[1])
+    run.train(nc_stream((dark, test))[0])
+    of_a_task = nc_stream(pairs, task_labels=True)[1:]
+    relabelled = nc_stream(pairs, fixed_class_order=[2, 3, 0, 1, *range(4, 10)])
+    run.train(next(iter(relabelled[:1])))
+    assert len(set(sources(plugin))) == 3
+    run.train(next(iter(of_a_task)))
+    assert len(set(sources(plugin))) == 4
+
+
+def test_a_stream_in_two_slices_is_one_stream(pairs, instant, caplog):
+    plugin = replay(instant)
+    run = strategy([plugin])
+    stream = nc_stream(pairs)
+    run.train(next(iter(stream[:1])))
+    (first,) = plugin.memory.slots
+    for experience in stream[1:]:
+        run.train(experience)
+    assert plugin.memory.slots[0] == first  # it was not condensed again
+    assert not caplog.records
+
+
+@pytest.fixture
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_training_in_double_precision(pairs, instant, double):
+    train, test = (type(p)(p.tensors[0].double(), p.tensors[1]) for p in pairs)
+    recorder = Recorder()
+    run = strategy([replay(instant, detail=True), recorder])
+    for experience in nc_stream((train, test))[:2]:
+        run.train(experience)
+    assert {batch[0].dtype for batch in recorder.batches} == {torch.float64}
+
+
+def test_a_larger_first_experience_has_a_larger_part(pairs, instant):
+    def sizes(**options):
+        plugin = replay(instant, **options)
+        run = strategy([plugin])
+        stream = nc_stream(pairs, n_experiences=3, per_exp_classes={0: 6})
+        for experience in stream:
+            run.train(experience)
+            assert plugin.nbytes <= MEM_BYTES
+        return [slot.nbytes for slot in plugin.memory.slots]
+
+    large, *small = sizes()
+    assert MEM_BYTES // 3 < large <= MEM_BYTES * 6 // 10
+    assert max(small) <= MEM_BYTES // 5
+    assert max(sizes(expected_experiences=3)) <= MEM_BYTES // 3  # by request
 
 
 def test_the_first_experience_is_that_of_naive(pairs, instant, digits):
@@ -327,6 +513,42 @@ def test_loader_workers_and_augmentation(digits, instant):
     for experience in image_stream(digits)[:2]:
         run.train(experience, num_workers=2)
     assert run.plugins[0].memory.observed == 2
+
+
+class Readers(torch.utils.data.Dataset):
+    """Images whose value is the number of the process that read them, from 1."""
+
+    targets = [0, 1] * 300
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        worker = torch.utils.data.get_worker_info()
+        number = 0.0 if worker is None else worker.id + 1.0
+        return torch.full((1, 8, 8), number), self.targets[index]
+
+
+@pytest.mark.parametrize(
+    ("options", "readers"), [({}, {0}), ({"num_workers": 2}, {1, 2})]
+)
+def test_an_experience_is_read_by_the_workers_of_the_training(options, readers):
+    seen = []
+
+    class Watching(NoiseMemory):
+        classes = ()  # so that nothing is replayed
+
+        def observe(self, images, labels, tasks, *, expected=None):
+            seen.extend(images.flatten().unique().tolist())
+            return ""
+
+    stream = nc_benchmark(
+        Readers(), Readers(), n_experiences=1, task_labels=False
+    ).train_stream
+    plugin = CondensedReplayPlugin(memory=Watching(), batch_size_mem=1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    strategy([plugin], model, train_mb_size=300).train(stream[0], **options)
+    assert set(seen) == readers
 
 
 @pytest.fixture
@@ -565,12 +787,85 @@ def test_bad_sizes_are_refused():
         CondensedReplayPlugin(preset="replai")
 
 
+def test_sizes_of_a_sweep_are_plain_numbers(pairs, instant, tmp_path):
+    plugin = CondensedReplayPlugin(mem_size=np.int64(200), preset=instant)
+    strategy([plugin]).train(nc_stream(pairs)[0])
+    torch.save(plugin.state_dict(), tmp_path / "plugin.pt")
+    state = torch.load(tmp_path / "plugin.pt", weights_only=True)
+    assert state["memory"]["budget"] == 200 * 256
+
+
 def test_vectors_are_refused(pairs, instant):
     train, _ = pairs
     flat = type(train)(train.tensors[0].flatten(1), train.tensors[1])
     stream = nc_benchmark(flat, flat, n_experiences=5, task_labels=False).train_stream
     with pytest.raises(DataError, match="not images"):
         strategy([replay(instant)]).train(stream[0])
+
+
+@pytest.mark.parametrize("side", [4, 130])
+def test_sides_that_no_generator_has_are_refused_before_training(pairs, instant, side):
+    train, _ = pairs
+    images = nn.functional.interpolate(train.tensors[0][::20], size=side)
+    odd = type(train)(images, train.tensors[1][::20])
+    stream = nc_benchmark(odd, odd, n_experiences=5, task_labels=False).train_stream
+    recorder = Recorder()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(side**2, 10))
+    run = strategy([replay(instant), recorder], model)
+    with pytest.raises(DataError, match=r"8 to 128 in the evaluation transforms"):
+        run.train(stream[0])
+    assert not recorder.batches
+
+
+def test_samples_with_more_elements_are_refused_before_training(pairs, instant):
+    train, _ = pairs
+    numbers = DataAttribute(range(600), "number", use_in_getitem=True)
+    tasks = DataAttribute([0] * 600, "targets_task_labels", use_in_getitem=True)
+    targets = DataAttribute(train.targets, "targets")
+    data = AvalancheDataset([train], data_attributes=[targets, numbers, tasks])
+    stream = benchmark_from_datasets(train=[data]).train_stream
+    recorder = Recorder()
+    with pytest.raises(DataError, match=r"4 elements.*use_in_getitem=False"):
+        strategy([replay(instant), recorder]).train(stream[0])
+    assert not recorder.batches
+
+
+class Encode:
+    """Labels as distributions, as mixing images makes them."""
+
+    def before_training_iteration(self, strategy, **kwargs):
+        labels = strategy.mbatch[1]
+        strategy.mbatch[1] = nn.functional.one_hot(labels, 10).float()
+
+
+def test_labels_that_are_no_numbers_are_refused_in_the_first_experience(pairs, instant):
+    run = strategy([Encode(), replay(instant)])
+    with pytest.raises(DataError, match=r"shape \(32, 10\).* behind this one"):
+        run.train(nc_stream(pairs)[0])
+
+
+def test_labels_may_be_encoded_behind_the_plugin(pairs, instant):
+    recorder = Recorder()
+    run = strategy([replay(instant), Encode(), recorder])
+    for experience in nc_stream(pairs)[:2]:
+        run.train(experience)
+    assert recorder.batches[-1][1].shape[1] == 10
+
+
+def test_classes_of_several_tasks_are_those_that_there_are(pairs):
+    train, _ = pairs
+    labels = train.tensors[1]
+    chosen = labels < 4
+    data = type(train)(train.tensors[0][chosen], labels[chosen])
+    tasks = [label // 2 for label in data.targets]
+    of_two_tasks = AvalancheDataset(
+        [data],
+        data_attributes=[
+            DataAttribute(data.targets, "targets"),
+            DataAttribute(tasks, "targets_task_labels", use_in_getitem=True),
+        ],
+    )
+    assert class_keys(of_two_tasks) == ((0, 0), (1, 0), (2, 1), (3, 1))
 
 
 def test_samples_without_labels_are_refused(instant):
