@@ -165,11 +165,14 @@ class ServerSettings(Settings):
     min_clients: int = 2
     """Contributions that a round needs."""
     min_available_clients: int = 0
-    """Clients to wait for before a round; 0 is ``min_clients``. Clients that connect
-    later take part from the next round."""
+    """Clients to wait for before a round; 0 does not say how many there are: then
+    ``min_clients`` are needed, and ``settle_seconds`` count. Clients that connect later
+    take part from the next round, which one shot does not have."""
+    settle_seconds: float = 10.0
+    """The first round starts only when no further client has connected for so long."""
     wait_seconds: float = 120.0
-    """How long to wait for them. Then the round starts if ``min_clients`` are
-    connected; with fewer, the run ends."""
+    """How long to wait in all. Then the round starts if ``min_clients`` are connected;
+    with fewer, the run ends."""
     round_seconds: float = 3600.0
     """Deadline of a round; clients that are late count as missing."""
     synthetic_images: int = 20_000
@@ -213,6 +216,7 @@ class ServerSettings(Settings):
             num_server_rounds=1,
             min_clients=1,
             min_available_clients=0,
+            settle_seconds=0.0,
             wait_seconds=0.0,
             round_seconds=1.0,
             synthetic_images=1,

@@ -91,6 +91,7 @@ class CondensationStrategy(Strategy):
         )
         self._roster = Roster()
         self._asked: list[Message] = []  # in the newest round
+        self._settled = False  # whether the clients of the first round are there
 
     def summary(self) -> None:
         """Log the settings."""
@@ -172,7 +173,9 @@ class CondensationStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """A message for each client that is asked to condense."""
-        chosen = self.sample_nodes(self._wait_for_nodes(grid), server_round)
+        nodes = self._wait_for_nodes(grid)
+        chosen = self.sample_nodes(nodes, server_round)
+        log(INFO, "\t├──> asking %d of %d connected clients", len(chosen), len(nodes))
         down = ConfigRecord({**config, "server-round": server_round})
         self._asked = []
         for node in chosen:
@@ -335,10 +338,17 @@ class CondensationStrategy(Strategy):
         )
 
     def _wait_for_nodes(self, grid: Grid) -> list[int]:
+        """Those that are connected, in the first round when no more come."""
         settings = self.settings
-        return wait_for_nodes(
+        counted = settings.min_available_clients or getattr(
+            grid, "all_connected", False
+        )
+        nodes = wait_for_nodes(
             grid,
             settings.min_clients,
             settings.wait_seconds,
             wanted=settings.min_available_clients,
+            settle=0.0 if counted or self._settled else settings.settle_seconds,
         )
+        self._settled = True
+        return nodes

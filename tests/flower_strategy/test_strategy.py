@@ -19,6 +19,7 @@ from flwr.app import (
 
 from condense_core import CondensedDataset, ConfigError, RunError, evaluate
 from flower_strategy import condensing, global_model
+from flower_strategy import strategy as strategy_module
 from flower_strategy.client_app import app
 from flower_strategy.exchange import exchange
 from flower_strategy.local_grid import LocalGrid
@@ -145,6 +146,36 @@ def test_the_clients_that_are_asked_are_drawn_anew_in_every_round(
     )
     assert len(first) == len(second) == 10
     assert first == again != second
+
+
+@pytest.mark.parametrize(
+    ("counted", "settles"),
+    [({}, [7.0, 0.0]), ({"min-available-clients": 3}, [0.0, 0.0])],
+)
+def test_the_first_round_starts_when_no_more_clients_connect(
+    strategy_of, grid_of, run_config, monkeypatch, caplog, counted, settles
+):
+    waited, original = [], strategy_module.wait_for_nodes
+
+    def recorded(*arguments, settle, **options):
+        waited.append(settle)
+        return original(*arguments, settle=settle, **options)
+
+    monkeypatch.setattr(strategy_module, "wait_for_nodes", recorded)
+    run_config |= {"settle-seconds": 7.0, "fraction-train": 0.7, **counted}
+    grid = grid_of(run_config, kind=Failing)
+    grid.all_connected = False
+    with caplog.at_level("INFO", "flwr"):
+        strategy_of(run_config).start(grid, num_rounds=2)
+    assert waited == settles
+    assert "asking 2 of 3 connected clients" in caplog.text
+
+
+def test_nobody_is_waited_for_within_one_process(strategy_of, grid_of, run_config):
+    run_config |= {"settle-seconds": 600.0, "wait-seconds": 600.0}
+    started = time.monotonic()
+    strategy_of(run_config).start(grid_of(run_config, kind=Failing))
+    assert time.monotonic() - started < 60
 
 
 def test_too_few_clients_end_the_run_with_a_remedy(strategy_of, grid_of, run_config):
