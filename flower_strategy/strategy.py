@@ -140,7 +140,7 @@ class CondensationStrategy(Strategy):
         if save_to and save_to != resume_from and not self.state.reports:
             refuse_rounds(save_to)
         if resume_from:
-            self._resume(grid, resume_from)
+            self._resume(grid, resume_from, seconds)
         self._initialise(initial_arrays)
         self.summary()
         result = CondensationResult()
@@ -323,19 +323,15 @@ class CondensationStrategy(Strategy):
             model=dict(weights), meaning=meaning_of(self.model, self.limits)
         )
 
-    def _resume(self, grid: Grid, folder: Path) -> None:
+    def _resume(self, grid: Grid, folder: Path, seconds: float) -> None:
         """Load the state, and find its clients again to return their generators."""
         self.state = RunState.load(folder)
         self.state.check_meaning(meaning_of(self.model, self.limits))
         if not self.state.contributions:
             return
         self.dropped = self._training.find_outliers(self.state)
-        self._roster.ask_names(
-            grid,
-            self._wait_for_nodes(grid),
-            self.state.contributions,
-            self.settings.wait_seconds,
-        )
+        nodes = self._wait_for_nodes(grid)
+        self._roster.ask_names(grid, nodes, self.state.contributions, seconds)
 
     def _wait_for_nodes(self, grid: Grid) -> list[int]:
         """Those that are connected, in the first round when no more come."""

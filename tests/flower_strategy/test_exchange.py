@@ -23,7 +23,7 @@ class Scripted(LocalGrid):
         return self._answer(message)
 
 
-def ask(grid, seconds=0.0):
+def ask(grid, seconds=0.1):
     messages = [Message(content("?"), node, "query.x") for node in grid.get_node_ids()]
     return exchange(grid, messages, seconds)
 
@@ -42,6 +42,11 @@ def test_messages_live_as_long_as_answers_are_waited_for():
     grid = Scripted(lambda m: Message(content(str(m.metadata.ttl)), reply_to=m))
     replies = ask(grid, seconds=7200.0)
     assert replies.content[100].content["config"]["text"] == "7200.0"
+
+
+def test_a_message_without_time_is_refused_as_by_flower():
+    with pytest.raises(ValueError, match="Invalid message"):
+        ask(Scripted(lambda m: Message(content("here"), reply_to=m)), seconds=0.0)
 
 
 def superlink_answers(message):

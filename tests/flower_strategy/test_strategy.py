@@ -565,6 +565,21 @@ def test_a_stopped_server_resumes_with_new_nodes(
     assert resumed.state.reports[2].accuracy == whole.state.reports[2].accuracy
 
 
+def test_names_are_asked_for_with_the_deadline_of_a_round(
+    strategy_of, grid_of, run_config, contribute, tmp_path
+):
+    run_config |= {"save-to": str(tmp_path), "wait-seconds": 5.0}
+    strategy = strategy_of(run_config)
+    strategy.start(grid_of(run_config, kind=Failing))
+    contributions = {"partition-0": contribute("partition-0")}
+    replace(strategy.state, contributions=contributions).save(tmp_path)
+    after = run_config | {"resume-from": str(tmp_path), "round-seconds": 77.0}
+    grid = grid_of(after, kind=Failing)
+    strategy_of(after).start(grid)
+    assert {message.metadata.ttl for message in grid.asked} == {77.0}
+    assert {m.metadata.message_type for m in grid.asked} == {"query.identify"}
+
+
 def test_a_failed_training_does_not_cost_the_clients_work(
     strategy_of, grid_of, run_config, tmp_path, monkeypatch
 ):
