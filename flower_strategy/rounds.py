@@ -45,6 +45,8 @@ class RoundReport:
         synthetic_images: Number of images the global model was trained on.
         accuracy: Of the global model on the server's test images, in percent.
         client_accuracy: Likewise on the clients' held-out images.
+        client_images: Number of held-out images behind ``client_accuracy``.
+        untested: Reason by node that was asked to test the global model and did not.
     """
 
     server_round: int
@@ -60,6 +62,8 @@ class RoundReport:
     synthetic_images: int = 0
     accuracy: float | None = None
     client_accuracy: float | None = None
+    client_images: int = 0
+    untested: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,7 +174,8 @@ class ServerSettings(Settings):
     """How long to wait in all. Then the round starts if ``min_clients`` are connected;
     with fewer, the run ends."""
     round_seconds: float = 3600.0
-    """Deadline of a round; clients that are late count as missing."""
+    """Deadline of a round; clients that are late count as missing. Testing by clients
+    has the same deadline again."""
     synthetic_images: int = 20_000
     """Images drawn from all generators together, per round of training."""
     train_steps: int = 1_000

@@ -252,14 +252,19 @@ class CondensationStrategy(Strategy):
         """Have clients test the global model; add the result to the round's report."""
         sent = list(self.configure_evaluate(server_round, arrays, config, grid))
         answers = exchange(grid, sent, seconds)
-        for node, reason in answers.failed.items():
-            log(WARNING, "\t├──> not tested by node %d: %s", node, reason)
+        late = dict.fromkeys(answers.missing, "did not answer")
+        untested = {f"node {node}": why for node, why in (answers.failed | late).items()}
+        for who, reason in untested.items():
+            log(WARNING, "\t├──> not tested by %s: %s", who, reason)
         replies = answers.content.values()
         found = self.aggregate_evaluate(server_round, replies)
         *earlier, report = self.state.reports
-        report = with_traffic(report, sent, replies)
+        report = replace(with_traffic(report, sent, replies), untested=untested)
         if found is not None:
-            report = replace(report, client_accuracy=cast(float, found["accuracy"]))
+            percent = cast(float, found["accuracy"])
+            images = cast(int, found["num-examples"])
+            log(INFO, "\t└──> by clients %.2f %% on %d images", percent, images)
+            report = replace(report, client_accuracy=percent, client_images=images)
         self.state = replace(self.state, reports=[*earlier, report])
         return found
 

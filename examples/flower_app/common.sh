@@ -174,6 +174,8 @@ for who, reason in last["rejected"].items():
     print(f"left out {who}: {reason}")
 if last["missing"]:
     print(f"{last['missing']} clients did not answer")
+for who, reason in last["untested"].items():
+    print(f"not tested by {who}: {reason}")
 accuracy, by_clients = (
     "not measured" if last[key] is None else f"{last[key]:.2f} %"
     for key in ("accuracy", "client_accuracy")

@@ -128,6 +128,28 @@ def test_clients_test_the_global_model(strategy_of, grid_of, run_config):
     assert last(result).bytes_down > 3 * model
 
 
+def test_clients_that_do_not_test_are_in_the_report(
+    strategy_of, grid_of, run_config, caplog
+):
+    def at_the_test(fault):
+        def tamper(message, reply):
+            testing = message.metadata.message_type == "evaluate"
+            return fault(message, reply) if testing else reply
+
+        return tamper
+
+    run_config |= {"evaluate-clients": True, "round-seconds": 1.0}
+    faults = {0: at_the_test(vanishes), 1: at_the_test(raises)}
+    with caplog.at_level("INFO", "flwr"):
+        result = strategy_of(run_config).start(tampered(grid_of, run_config, faults))
+    report = last(result)
+    assert report.untested == {"node 100": "did not answer", "node 101": "boom"}
+    assert report.client_images == 120  # a third of the held-out images
+    assert report.missing == 0
+    assert "not tested by node 100: did not answer" in caplog.text
+    assert f"by clients {report.client_accuracy:.2f} % on 120 images" in caplog.text
+
+
 def test_a_share_of_the_clients_is_asked(strategy_of, grid_of, run_config):
     run_config |= {"fraction-train": 0.5, "num-server-rounds": 2, "min-clients": 1}
     result = strategy_of(run_config).start(grid_of(run_config, clients=4))
