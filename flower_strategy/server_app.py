@@ -14,7 +14,13 @@ from condense_core.runlog import atomic_write_text
 from flower_strategy.aggregation import merge
 from flower_strategy.local_data import load_global
 from flower_strategy.result import CondensationResult
-from flower_strategy.settings import DataSettings, ModelSettings, ServerSettings
+from flower_strategy.settings import (
+    ClientSettings,
+    DataSettings,
+    ModelSettings,
+    ServerSettings,
+    Settings,
+)
 from flower_strategy.strategy import CondensationStrategy
 
 RESULT, MERGED = "result.json", "merged.safetensors"
@@ -33,6 +39,7 @@ def main(grid: Grid, context: Context) -> None:
     data = DataSettings.read(context.run_config)
     model = ModelSettings.read(context.run_config)
     settings = ServerSettings.read(context.run_config)
+    clients = ClientSettings.read(context.run_config)
     model.prepare_process()
     test = load_global(data, "test") if data.dataset else None
     strategy = CondensationStrategy(
@@ -44,7 +51,8 @@ def main(grid: Grid, context: Context) -> None:
     )
     result = strategy.start(grid)
     if settings.save_to:
-        leave(result, strategy, Path(settings.save_to))
+        folder = Path(settings.save_to)
+        leave(result, strategy, folder, data, model, clients, settings)
     if not result.state.trained:
         raise RunError(
             f"no round had {settings.min_clients} contributions, so nothing was "
@@ -68,15 +76,29 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def leave(
-    result: CondensationResult, strategy: CondensationStrategy, folder: Path
+    result: CondensationResult,
+    strategy: CondensationStrategy,
+    folder: Path,
+    *settings: Settings,
 ) -> None:
     """Write ``result.json`` and ``merged.safetensors``.
+
+    Args:
+        result: Of the run.
+        strategy: That made it.
+        folder: Where to write.
+        settings: Of the run, for the record.
 
     Raises:
         RunError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"rounds": [asdict(report) for report in result.state.reports]}
+    content = {
+        "settings": {
+            k: v for each in settings for k, v in each.to_run_config().items()
+        },
+        "rounds": [asdict(report) for report in result.state.reports],
+    }
     atomic_write_text(folder / RESULT, json.dumps(content, indent=2) + "\n")
     contributions = list(result.state.contributions.values())
     mean, std = result.state.normalisation

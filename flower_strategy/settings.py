@@ -5,6 +5,7 @@ A key is the name of a field with dashes: ``upload_bytes`` is ``upload-bytes`` i
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -38,10 +39,14 @@ class Settings:
             if type(value) is not kind:
                 raise ConfigError(
                     f"run config {key} is {value!r}: give a {kind.__name__}, as in "
-                    f"{key}={field.default!r}"
+                    f"{key}={json.dumps(field.default)}"
                 )
             values[field.name] = value
         return cls(**values)
+
+    def to_run_config(self) -> dict[str, Any]:
+        """All fields under their keys; what `read` reads."""
+        return {_key(name): value for name, value in dataclasses.asdict(self).items()}
 
     def require(self, **least: float) -> None:
         """Check that fields are at least the given values."""
@@ -207,7 +212,8 @@ class ServerSettings(Settings):
     """Folder for rounds, result and merged artefact; ``""`` writes nothing. Give an
     absolute path: a server app does not run where ``flwr run`` is called."""
     resume_from: str = ""
-    """Folder of an interrupted run to continue; may be the same as ``save-to``."""
+    """Folder of an interrupted run to continue. It may be the same as ``save-to``, and
+    then need not exist yet."""
     merged_images_per_class: int = 50
     """Images of each class in the merged artefact."""
 

@@ -124,7 +124,8 @@ class CondensationStrategy(Strategy):
             timeout: Overrides the deadline of a round, in seconds.
             train_config: Further values for the clients' training messages.
             evaluate_config: Likewise for evaluation.
-            evaluate_fn: Called with round and weights after every round.
+            evaluate_fn: Called with round and weights after every round, and before
+                the first with 0.
 
         Raises:
             ConfigError: ``num_rounds`` is below 1, or ``timeout`` not above 0, or
@@ -139,22 +140,23 @@ class CondensationStrategy(Strategy):
         save_to, resume_from = self._folders
         if save_to and save_to != resume_from and not self.state.reports:
             refuse_rounds(save_to)
-        if resume_from:
+        if resume_from and (resume_from != save_to or resume_from.is_dir()):
+            # One command starts and restarts a run if both are the same new folder.
             self._resume(grid, resume_from, seconds)
         self._initialise(initial_arrays)
         self.summary()
         result = CondensationResult()
+        if evaluate_fn is not None and not self.state.reports:
+            result.evaluated(0, evaluate_fn(0, self.state.arrays))
         for number in range(self.state.server_round + 1, rounds + 1):
             log(INFO, "[ROUND %d/%d]", number, rounds)
             self.run_round(grid, number, seconds, train_config or ConfigRecord())
             arrays = self.state.arrays
-            if evaluate_fn is not None and (found := evaluate_fn(number, arrays)):
-                result.evaluate_metrics_serverapp[number] = found
-            local = self._ask_clients(
+            if evaluate_fn is not None:
+                result.evaluated(number, evaluate_fn(number, arrays))
+            self._ask_clients(
                 grid, number, arrays, evaluate_config or ConfigRecord(), seconds
             )
-            if local is not None:
-                result.evaluate_metrics_clientapp[number] = local
             if save_to:
                 self.state.save(save_to)
         result.finish(self.state, self.dropped)
@@ -172,7 +174,12 @@ class CondensationStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """A message for each client that is asked to condense."""
+        """A message for each client that is asked to condense.
+
+        Before the first training ``arrays`` are the first weights of the global model;
+        if there are none, the seed decides.
+        """
+        self._initialise(arrays)
         nodes = self._wait_for_nodes(grid)
         chosen = self.sample_nodes(nodes, server_round)
         log(INFO, "\t├──> asking %d of %d connected clients", len(chosen), len(nodes))
@@ -204,7 +211,6 @@ class CondensationStrategy(Strategy):
         """Train on replies to `configure_train`; for callers with their own loop."""
         started = time.monotonic()
         found = sort_replies(self._asked, replies)
-        self._initialise(None)
         self._close_round(server_round, found, sent=self._asked, started=started)
         return self.state.arrays, metrics_of(self.state.reports[-1])
 
@@ -248,12 +254,14 @@ class CondensationStrategy(Strategy):
         arrays: ArrayRecord,
         config: ConfigRecord,
         seconds: float,
-    ) -> MetricRecord | None:
+    ) -> None:
         """Have clients test the global model; add the result to the round's report."""
         sent = list(self.configure_evaluate(server_round, arrays, config, grid))
         answers = exchange(grid, sent, seconds)
         late = dict.fromkeys(answers.missing, "did not answer")
-        untested = {f"node {node}": why for node, why in (answers.failed | late).items()}
+        untested = {
+            f"node {node}": why for node, why in (answers.failed | late).items()
+        }
         for who, reason in untested.items():
             log(WARNING, "\t├──> not tested by %s: %s", who, reason)
         replies = answers.content.values()
@@ -266,7 +274,6 @@ class CondensationStrategy(Strategy):
             log(INFO, "\t└──> by clients %.2f %% on %d images", percent, images)
             report = replace(report, client_accuracy=percent, client_images=images)
         self.state = replace(self.state, reports=[*earlier, report])
-        return found
 
     def _close_round(
         self,

@@ -60,8 +60,11 @@ def test_a_run_that_trained_nothing_fails_and_leaves_its_reasons(
     )
     with pytest.raises(RunError, match="no round had 2 contributions"):
         main(grid_of(run_config), context)
-    (report,) = json.loads((tmp_path / "result.json").read_text())["rounds"]
+    content = json.loads((tmp_path / "result.json").read_text())
+    (report,) = content["rounds"]
     assert len(report["rejected"]) == 3
+    assert content["settings"].items() >= run_config.items()
+    assert content["settings"]["partition-seed"] == 42  # a default
 
 
 def test_an_untrained_run_leaves_a_report_alone(contribute, limits, tmp_path):

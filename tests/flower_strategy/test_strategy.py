@@ -16,6 +16,7 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
+from flwr.serverapp.strategy import Strategy
 
 from condense_core import CondensedDataset, ConfigError, RunError, evaluate
 from flower_strategy import condensing, global_model
@@ -646,6 +647,17 @@ def test_a_folder_with_rounds_of_another_run_is_refused_before_any_work(
     assert not grid.asked
 
 
+def test_one_command_starts_and_restarts_a_run(
+    strategy_of, grid_of, run_config, tmp_path
+):
+    folder = str(tmp_path / "run")
+    run_config |= {"save-to": folder, "resume-from": folder}
+    for rounds in (1, 2):
+        strategy = strategy_of(run_config)
+        result = strategy.start(grid_of(run_config, kind=Failing), num_rounds=rounds)
+        assert len(result.state.reports) == rounds
+
+
 def test_a_run_that_is_started_again_goes_on_in_its_own_folder(
     strategy_of, grid_of, run_config, tmp_path
 ):
@@ -716,6 +728,51 @@ def test_the_callers_weights_are_the_first_model(strategy_of, grid_of, run_confi
         grid_of(run_config, kind=Failing), initial_arrays=ArrayRecord(given)
     )
     torch.testing.assert_close(dict(result.state.model), given, rtol=0, atol=0)
+
+
+def test_the_callers_weights_are_the_first_model_in_flowers_own_loop(
+    strategy_of, grid_of, run_config
+):
+    strategy = strategy_of(run_config)
+    seeded = strategy.start(grid_of(run_config, kind=Failing)).state.model
+    given = {name: value + 1 for name, value in seeded.items()}
+    result = Strategy.start(
+        strategy_of(run_config),
+        grid_of(run_config, kind=Failing),
+        ArrayRecord(given),
+        num_rounds=1,
+    )
+    found = result.arrays.to_torch_state_dict()
+    torch.testing.assert_close(dict(found), given, rtol=0, atol=0)
+
+
+def test_the_callers_test_comes_before_the_first_round_of_a_new_run(
+    strategy_of, grid_of, run_config, tmp_path
+):
+    def test(server_round, arrays):
+        tested.append((server_round, len(arrays) > 0))
+        return MetricRecord({"loss": float(server_round)})
+
+    run_config |= {"save-to": str(tmp_path), "resume-from": str(tmp_path)}
+    for rounds, expected in ((1, [0, 1]), (2, [2])):
+        tested = []
+        result = strategy_of(run_config).start(
+            grid_of(run_config, kind=Failing), num_rounds=rounds, evaluate_fn=test
+        )
+        assert tested == [(number, True) for number in expected]
+        assert list(result.evaluate_metrics_serverapp) == expected
+
+
+def test_a_resumed_run_has_the_metrics_of_all_rounds(
+    strategy_of, grid_of, run_config, tmp_path
+):
+    run_config |= {"save-to": str(tmp_path), "evaluate-clients": True}
+    first = strategy_of(run_config).start(grid_of(run_config))
+    again = strategy_of(run_config | {"resume-from": str(tmp_path)}).start(
+        grid_of(run_config, kind=Failing)
+    )
+    assert again.evaluate_metrics_clientapp == first.evaluate_metrics_clientapp
+    assert again.evaluate_metrics_clientapp[1]["num-examples"] == 360
 
 
 def test_the_callers_values_and_deadline_go_to_the_clients(
