@@ -48,6 +48,7 @@ from flower_strategy.payload import (
     unpack_generator,
 )
 from flower_strategy.settings import ClientSettings, DataSettings, ModelSettings
+from flower_strategy.site import SiteSettings
 
 CLIENT_FAILED = 101  # error code of a client that could not condense
 RELEASE = "release-"  # prefix of the records that a private client has answered with
@@ -74,9 +75,13 @@ def answers_errors(handler: Handler) -> Handler:
 @app.train("condense")
 @answers_errors
 def condense(message: Message, context: Context) -> Message:
-    """Condense the local images and reply with a contribution."""
+    """Condense the local images and reply with a contribution.
+
+    Raises:
+        ConfigError: The site demands more of a run, see `SiteSettings`.
+    """
     started = time.monotonic()
-    settings = ClientSettings.read(context.run_config)
+    settings = _settings(context)
     model = ModelSettings.read(context.run_config)
     if settings.dp_epsilon > 0:
         return _condense_once(message, context, settings, model)
@@ -92,9 +97,10 @@ def evaluate(message: Message, context: Context) -> Message:
     """Test the global model on the client's held-out images.
 
     Raises:
-        ConfigError: The private mode is on, and does not cover these images.
+        ConfigError: The private mode is on, and does not cover these images, or as for
+            `condense`.
     """
-    epsilon = ClientSettings.read(context.run_config).dp_epsilon
+    epsilon = _settings(context).dp_epsilon
     if epsilon > 0:
         raise ConfigError(
             f"dp-epsilon is {epsilon:g} and does not cover held-out images: set "
@@ -185,6 +191,13 @@ def _reason(error: Exception) -> str:
 
 def _refusal(message: Message, reason: str) -> Message:
     return Message(Error(CLIENT_FAILED, reason), reply_to=message)
+
+
+def _settings(context: Context) -> ClientSettings:
+    """The settings of the run, if the site agrees to them."""
+    settings = ClientSettings.read(context.run_config)
+    SiteSettings.read(context.node_config).check(settings)
+    return settings
 
 
 def _local(context: Context) -> LocalData:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -25,6 +25,8 @@ class Settings:
         ConfigError: A value is out of range, or its type is not that of the field.
     """
 
+    SOURCE: ClassVar[str] = "run config"
+
     @classmethod
     def read(cls, run_config: Mapping[str, Any]) -> Self:
         """Read the fields of this class; a missing key takes its default."""
@@ -38,8 +40,8 @@ class Settings:
                 value = float(value)
             if type(value) is not kind:
                 raise ConfigError(
-                    f"run config {key} is {value!r}: give a {kind.__name__}, as in "
-                    f"{key}={json.dumps(field.default)}"
+                    f"{cls.SOURCE} {key} is {value!r}: give a {kind.__name__}, as in "
+                    f"{key}={_toml(field.default)}"
                 )
             values[field.name] = value
         return cls(**values)
@@ -54,7 +56,7 @@ class Settings:
             value = getattr(self, name)
             if not value >= bound:
                 raise ConfigError(
-                    f"run config {_key(name)} is {value}: give at least {bound}"
+                    f"{self.SOURCE} {_key(name)} is {value}: give at least {bound}"
                 )
 
 
@@ -247,6 +249,10 @@ class ServerSettings(Settings):
                     f"run config {_key(name)} is {getattr(self, name)}: choose a value "
                     "above 0 and at most 1"
                 )
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value).replace("Infinity", "inf")
 
 
 def _key(name: str) -> str:
