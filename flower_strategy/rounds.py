@@ -118,13 +118,17 @@ class RunState:
                     f"this one {other!r:.80}: give it the same, or begin a new run"
                 )
 
+    def folder_in(self, folder: Path) -> Path:
+        """Where the newest round is, or will be, in a folder of rounds."""
+        return folder / f"round-{self.server_round:03d}"
+
     def save(self, folder: Path) -> None:
         """Write the newest round; if interrupted, the round is as if never written.
 
         Raises:
             RunError: The disk is full or the folder cannot be written.
         """
-        final = folder / f"round-{self.server_round:03d}"
+        final = self.folder_in(folder)
         partial = folder / f".{final.name}.partial"
         try:
             shutil.rmtree(partial, ignore_errors=True)
@@ -161,6 +165,8 @@ class RunState:
     def load(cls, folder: Path) -> Self:
         """The newest complete round in a folder; an empty state if there is none.
 
+        The folder of one round gives that one.
+
         Raises:
             RunError: The folder does not exist, or a file in it is damaged or of
                 another version.
@@ -169,7 +175,7 @@ class RunState:
             raise RunError(
                 f"there is no folder {folder} to resume from: check the path"
             )
-        rounds = _saved(folder)
+        rounds = [folder] if (folder / REPORT).is_file() else _saved(folder)
         if not rounds:
             return cls()
         newest = rounds[-1]

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from logging import INFO
+from logging import INFO, WARNING
 from pathlib import Path
 
 from flwr.app import Context
@@ -41,6 +41,8 @@ def main(grid: Grid, context: Context) -> None:
     settings = ServerSettings.read(context.run_config)
     clients = ClientSettings.read(context.run_config)
     model.prepare_process()
+    if not settings.save_to:
+        log(WARNING, "save-to is empty: the trained model is not kept")
     test = load_global(data, "test") if data.dataset else None
     strategy = CondensationStrategy(
         settings,
@@ -73,6 +75,9 @@ def main(grid: Grid, context: Context) -> None:
         up,
         down,
     )
+    kept = result.state.folder_in(Path(settings.save_to))
+    if settings.save_to and kept.is_dir():
+        log(INFO, "the trained model is in %s: see load_global_model", kept)
 
 
 def leave(
