@@ -1,13 +1,16 @@
 """The client app: condenses, evaluates or gives its name on request.
 
+`app` reads the images that node and run configuration name, `build_client_app` makes
+the same app over any others.
+
 Only its replies leave the client. A failure is answered with one line that contains no
 path and no data.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from logging import WARNING
 from typing import cast
 
@@ -28,6 +31,7 @@ from condense_core import (
     CondenseError,
     ConfigError,
     DataError,
+    ImageData,
     PixelStatistics,
 )
 from condense_core.compute.devices import resolve_device
@@ -48,13 +52,16 @@ from flower_strategy.payload import (
     unpack_generator,
 )
 from flower_strategy.settings import ClientSettings, DataSettings, ModelSettings
+from flower_strategy.site import SiteSettings
 
 CLIENT_FAILED = 101  # error code of a client that could not condense
 RELEASE = "release-"  # prefix of the records that a private client has answered with
 FAILURE = "failure"  # one of them: it could not condense
 
-app = ClientApp()
 Handler = Callable[[Message, Context], Message]
+Mod = Callable[[Message, Context, Handler], Message]
+Images = tuple[ImageData, ImageData | None]  # to learn from, and held out
+Load = Callable[[Context], Images]
 
 
 def answers_errors(handler: Handler) -> Handler:
@@ -71,36 +78,56 @@ def answers_errors(handler: Handler) -> Handler:
     return handle
 
 
-@app.train("condense")
-@answers_errors
-def condense(message: Message, context: Context) -> Message:
-    """Condense the local images and reply with a contribution."""
+def build_client_app(load: Load, *, mods: Sequence[Mod] = ()) -> ClientApp:
+    """A client app over the images that a function returns.
+
+    All else is as in `app`: later rounds, the private mode, a site's own limits. A node
+    has a name in its configuration, ``client-name`` or ``partition-id``.
+
+    Args:
+        load: Called with Flower's context whenever images are needed. Returns those to
+            learn from, and those the global model is tested on or None. Both are
+            labelled among all classes of the federation, and have its image shape.
+        mods: Flower's, around every message.
+    """
+    built = ClientApp(mods=list(mods))
+    built.train("condense")(answers_errors(partial(condense, load=load)))
+    built.evaluate()(answers_errors(partial(evaluate, load=load)))
+    built.query("identify")(answers_errors(identify))
+    return built
+
+
+def condense(message: Message, context: Context, load: Load) -> Message:
+    """Condense the local images and reply with a contribution.
+
+    Raises:
+        ConfigError: The site demands more of a run, see `SiteSettings`.
+    """
     started = time.monotonic()
-    settings = ClientSettings.read(context.run_config)
+    settings = _settings(context)
     model = ModelSettings.read(context.run_config)
     if settings.dp_epsilon > 0:
-        return _condense_once(message, context, settings, model)
-    local = _local(context)
+        return _condense_once(message, context, load, settings, model)
+    local = _local(context, load)
     contribution = _condense_openly(message, context, local, settings, model)
     seconds = time.monotonic() - started
     return Message(encode(replace(contribution, seconds=seconds)), reply_to=message)
 
 
-@app.evaluate()
-@answers_errors
-def evaluate(message: Message, context: Context) -> Message:
+def evaluate(message: Message, context: Context, load: Load) -> Message:
     """Test the global model on the client's held-out images.
 
     Raises:
-        ConfigError: The private mode is on, and does not cover these images.
+        ConfigError: The private mode is on, and does not cover these images, or as for
+            `condense`.
     """
-    epsilon = ClientSettings.read(context.run_config).dp_epsilon
+    epsilon = _settings(context).dp_epsilon
     if epsilon > 0:
         raise ConfigError(
             f"dp-epsilon is {epsilon:g} and does not cover held-out images: set "
             "evaluate-clients=false"
         )
-    local, model = _local(context), ModelSettings.read(context.run_config)
+    local, model = _local(context, load), ModelSettings.read(context.run_config)
     metrics = MetricRecord({"num-examples": 0, "accuracy": 0.0})
     if local.test is not None:
         device = resolve_device(model.device)
@@ -118,8 +145,6 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
-@app.query("identify")
-@answers_errors
 def identify(message: Message, context: Context) -> Message:
     """Give the client's name, so that a restarted server can recognise it."""
     name = ConfigRecord({"client": client_name(context.node_config)})
@@ -148,7 +173,11 @@ def _condense_openly(
 
 
 def _condense_once(
-    message: Message, context: Context, settings: ClientSettings, model: ModelSettings
+    message: Message,
+    context: Context,
+    load: Load,
+    settings: ClientSettings,
+    model: ModelSettings,
 ) -> Message:
     """The one answer of the private mode in a run: its budget allows one release.
 
@@ -157,7 +186,7 @@ def _condense_once(
     """
     state = context.state
     if not any(name.startswith(RELEASE) for name in state):
-        local = _local(context)
+        local = _local(context, load)
         try:
             # Without seconds: they depend on the number of images, and have no noise.
             answer = encode(
@@ -187,12 +216,27 @@ def _refusal(message: Message, reason: str) -> Message:
     return Message(Error(CLIENT_FAILED, reason), reply_to=message)
 
 
-def _local(context: Context) -> LocalData:
+def _settings(context: Context) -> ClientSettings:
+    """The settings of the run, if the site agrees to them."""
+    settings = ClientSettings.read(context.run_config)
+    SiteSettings.read(context.node_config).check(settings)
+    return settings
+
+
+def load_configured(context: Context) -> Images:
+    """The images that node and run configuration name."""
+    local = load_local(context.node_config, DataSettings.read(context.run_config))
+    return local.train, local.test
+
+
+def _local(context: Context, load: Load) -> LocalData:
+    client = client_name(context.node_config)
     try:
-        return load_local(context.node_config, DataSettings.read(context.run_config))
+        train, test = load(context)
     except DataError as error:  # names files and folders, which stay here
         log(WARNING, "%s", error)
         raise DataError("the client cannot read its images: see its log") from error
+    return LocalData(client=client, train=train, test=test)
 
 
 def _global_model(message: Message) -> dict[str, Tensor] | None:
@@ -206,3 +250,6 @@ def _previous(message: Message, context: Context) -> CondensedDataset | None:
         if GENERATOR in records:
             return unpack_generator(records[GENERATOR])
     return None
+
+
+app = build_client_app(load_configured)

@@ -44,7 +44,7 @@ class Replies:
 
 
 def wait_for_nodes(
-    grid: Grid, least: int, seconds: float, *, wanted: int = 0
+    grid: Grid, least: int, seconds: float, *, wanted: int = 0, settle: float = 0.0
 ) -> list[int]:
     """Wait for nodes to connect; return the ids of all, ascending.
 
@@ -53,16 +53,22 @@ def wait_for_nodes(
         least: Fewer than this at the deadline are an error.
         seconds: Time to wait.
         wanted: Return early only if this many are connected, and at least ``least``.
+        settle: Nor before their number has not grown for so many seconds.
 
     Raises:
         RunError: Too few nodes are connected when the time is up.
     """
-    deadline = time.monotonic() + seconds
+    most, grown = 0, time.monotonic()
+    deadline = grown + seconds
     pause = PAUSE_SECONDS
     while True:
         nodes = sorted(grid.get_node_ids())
-        late = time.monotonic() >= deadline
-        if len(nodes) >= max(least, wanted) or (late and len(nodes) >= least):
+        now = time.monotonic()
+        if len(nodes) > most:
+            most, grown = len(nodes), now
+        late = now >= deadline
+        settled = len(nodes) >= wanted and now - grown >= settle
+        if len(nodes) >= least and (late or settled):
             return nodes
         if late:
             raise RunError(

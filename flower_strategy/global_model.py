@@ -1,14 +1,15 @@
 """The server's training: every client's generator in, a global model out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from logging import INFO
+from pathlib import Path
 
 import torch
 from flwr.common.logger import log
 from torch import Tensor
 
-from condense_core import ImageData, PixelStatistics
+from condense_core import ImageData, PixelStatistics, RunError
 from condense_core.compute.devices import resolve_device
 from condense_core.networks import FeatureNetwork, build_network
 from condense_core.seeding import derive_seed
@@ -141,6 +142,32 @@ class GlobalTraining:
             seed=derive_seed(self.model.seed, "round", server_round),
             device=device,
         )
+
+
+def load_global_model(folder: Path | str) -> tuple[FeatureNetwork, PixelStatistics]:
+    """The trained model of a run, for images that nobody has seen yet.
+
+    Args:
+        folder: ``save-to`` of the run, for its newest round, or ``round-NNN`` in it.
+
+    Returns:
+        The network in evaluation mode, on the CPU, and the statistics that images in
+        [0, 1] are normalised with: ``network(statistics.normalise(images))`` are the
+        logits of ``classes`` in ``round.json``.
+
+    Raises:
+        RunError: There is no such folder, no trained model in it, or it is damaged.
+    """
+    state = RunState.load(Path(folder))
+    if not state.trained:
+        raise RunError(f"{folder} has no trained model: give save-to of a finished run")
+    names = {field.name for field in fields(ModelSettings)}
+    known = {k: v for k, v in state.meaning.items() if k in names}
+    shape, classes = state.meaning["image_shape"], state.meaning["classes"]
+    network = initial_model(ModelSettings(**known), tuple(shape), len(classes))
+    network.load_state_dict(state.model)
+    mean, std = state.normalisation
+    return network.eval(), PixelStatistics(tuple(mean), tuple(std))
 
 
 def initial_model(

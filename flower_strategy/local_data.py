@@ -56,21 +56,17 @@ def client_name(node_config: Mapping[str, Any]) -> str:
     """The name of this node's client; no image is read.
 
     Raises:
-        ConfigError: The node configuration names neither kind of data, or a partition
-            that does not exist, or the name is not allowed.
+        ConfigError: The node configuration names neither the client nor any kind of
+            data, or a partition that does not exist, or the name is not allowed.
     """
     if "partition-id" in node_config:
         return f"partition-{_partition(node_config)[0]}"
-    if "data-path" not in node_config:
-        raise ConfigError(
-            "the node has neither partition-id nor data-path: start it with "
-            "--node-config 'partition-id=0 num-partitions=10' or --node-config "
-            "'data-path=\"/data\"'"
-        )
-    # A digest: path and host may reveal more than a site wants to share.
-    origin = f"{platform.node()}:{_data_path(node_config).resolve()}"
-    digest = hashlib.sha256(origin.encode()).hexdigest()[:12]
-    client = str(node_config.get("client-name", f"site-{digest}"))
+    if "client-name" in node_config:
+        client = str(node_config["client-name"])
+    else:
+        # A digest: path and host may reveal more than a site wants to share.
+        origin = f"{platform.node()}:{_data_path(node_config).resolve()}"
+        client = f"site-{hashlib.sha256(origin.encode()).hexdigest()[:12]}"
     if not CLIENT_NAME.fullmatch(client):
         raise ConfigError(
             f"client-name={client!r:.40} is not allowed: use letters, digits, '.', '-' "
@@ -133,6 +129,12 @@ def _site(
 
 
 def _data_path(node_config: Mapping[str, Any]) -> Path:
+    if "data-path" not in node_config:
+        raise ConfigError(
+            "the node has neither partition-id nor data-path: give --node-config "
+            "'partition-id=0 num-partitions=10' or 'data-path=\"/data\"' (client-name "
+            "if the app loads its own images)"
+        )
     return Path(str(node_config["data-path"])).expanduser()
 
 

@@ -26,7 +26,10 @@ class LocalGrid(Grid):
 
     Attributes:
         contexts: By node id; their ``state`` persists from message to message.
+        all_connected: No further node will connect, so the strategy waits for none.
     """
+
+    all_connected = True
 
     def __init__(
         self,
@@ -54,9 +57,15 @@ class LocalGrid(Grid):
         return list(self.contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Run the client app on every message."""
+        """Run the client app on every message.
+
+        Raises:
+            ValueError: A message has no time to live, which Flower's grids refuse too.
+        """
         identifiers = []
         for message in messages:
+            if not message.metadata.ttl > 0:
+                raise ValueError(f"Invalid message: {message}")
             self._sent += 1
             identifier = f"message-{self._sent}"
             message.metadata.__dict__["_message_id"] = identifier

@@ -22,6 +22,11 @@ class CondensationResult(Result):
     state: RunState = field(default_factory=RunState)
     dropped: Dropped = frozenset()
 
+    def evaluated(self, server_round: int, found: MetricRecord | None) -> None:
+        """Add what the caller's own evaluation returned, if anything."""
+        if found:
+            self.evaluate_metrics_serverapp[server_round] = found
+
     def finish(self, state: RunState, dropped: Dropped) -> None:
         """Add the final state, and the report of every round as metrics."""
         for report in state.reports:
@@ -30,6 +35,13 @@ class CondensationResult(Result):
             if report.accuracy is not None:
                 own = MetricRecord({"accuracy": report.accuracy})
                 self.evaluate_metrics_serverapp.setdefault(number, own)
+            if report.client_accuracy is not None:
+                self.evaluate_metrics_clientapp[number] = MetricRecord(
+                    {
+                        "accuracy": report.client_accuracy,
+                        "num-examples": report.client_images,
+                    }
+                )
         self.arrays, self.state, self.dropped = state.arrays, state, dropped
 
 

@@ -6,7 +6,7 @@ first, and a node has one name. Nothing else is checked: names are taken on trus
 """
 
 from collections.abc import Collection, Mapping
-from logging import WARNING
+from logging import INFO, WARNING
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.logger import log
@@ -76,6 +76,7 @@ class Roster:
                 self._returned[node] = name
             else:
                 log(WARNING, "nodes %s all claim to be %s", claims[name], name)
+        log(INFO, "%d of %d clients recognised", len(self._returned), len(known))
 
     def _bind(self, name: str, node: int) -> None:
         if self._node_of.get(name, node) != node:

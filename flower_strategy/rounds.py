@@ -45,6 +45,8 @@ class RoundReport:
         synthetic_images: Number of images the global model was trained on.
         accuracy: Of the global model on the server's test images, in percent.
         client_accuracy: Likewise on the clients' held-out images.
+        client_images: Number of held-out images behind ``client_accuracy``.
+        untested: Reason by node that was asked to test the global model and did not.
     """
 
     server_round: int
@@ -60,6 +62,8 @@ class RoundReport:
     synthetic_images: int = 0
     accuracy: float | None = None
     client_accuracy: float | None = None
+    client_images: int = 0
+    untested: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +118,17 @@ class RunState:
                     f"this one {other!r:.80}: give it the same, or begin a new run"
                 )
 
+    def folder_in(self, folder: Path) -> Path:
+        """Where the newest round is, or will be, in a folder of rounds."""
+        return folder / f"round-{self.server_round:03d}"
+
     def save(self, folder: Path) -> None:
         """Write the newest round; if interrupted, the round is as if never written.
 
         Raises:
             RunError: The disk is full or the folder cannot be written.
         """
-        final = folder / f"round-{self.server_round:03d}"
+        final = self.folder_in(folder)
         partial = folder / f".{final.name}.partial"
         try:
             shutil.rmtree(partial, ignore_errors=True)
@@ -157,6 +165,8 @@ class RunState:
     def load(cls, folder: Path) -> Self:
         """The newest complete round in a folder; an empty state if there is none.
 
+        The folder of one round gives that one.
+
         Raises:
             RunError: The folder does not exist, or a file in it is damaged or of
                 another version.
@@ -165,7 +175,7 @@ class RunState:
             raise RunError(
                 f"there is no folder {folder} to resume from: check the path"
             )
-        rounds = _saved(folder)
+        rounds = [folder] if (folder / REPORT).is_file() else _saved(folder)
         if not rounds:
             return cls()
         newest = rounds[-1]

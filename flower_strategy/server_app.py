@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from logging import INFO
+from logging import INFO, WARNING
 from pathlib import Path
 
 from flwr.app import Context
@@ -14,7 +14,13 @@ from condense_core.runlog import atomic_write_text
 from flower_strategy.aggregation import merge
 from flower_strategy.local_data import load_global
 from flower_strategy.result import CondensationResult
-from flower_strategy.settings import DataSettings, ModelSettings, ServerSettings
+from flower_strategy.settings import (
+    ClientSettings,
+    DataSettings,
+    ModelSettings,
+    ServerSettings,
+    Settings,
+)
 from flower_strategy.strategy import CondensationStrategy
 
 RESULT, MERGED = "result.json", "merged.safetensors"
@@ -33,7 +39,10 @@ def main(grid: Grid, context: Context) -> None:
     data = DataSettings.read(context.run_config)
     model = ModelSettings.read(context.run_config)
     settings = ServerSettings.read(context.run_config)
+    clients = ClientSettings.read(context.run_config)
     model.prepare_process()
+    if not settings.save_to:
+        log(WARNING, "save-to is empty: the trained model is not kept")
     test = load_global(data, "test") if data.dataset else None
     strategy = CondensationStrategy(
         settings,
@@ -44,7 +53,8 @@ def main(grid: Grid, context: Context) -> None:
     )
     result = strategy.start(grid)
     if settings.save_to:
-        leave(result, strategy, Path(settings.save_to))
+        folder = Path(settings.save_to)
+        leave(result, strategy, folder, data, model, clients, settings)
     if not result.state.trained:
         raise RunError(
             f"no round had {settings.min_clients} contributions, so nothing was "
@@ -65,18 +75,35 @@ def main(grid: Grid, context: Context) -> None:
         up,
         down,
     )
+    kept = result.state.folder_in(Path(settings.save_to))
+    if settings.save_to and kept.is_dir():
+        log(INFO, "the trained model is in %s: see load_global_model", kept)
 
 
 def leave(
-    result: CondensationResult, strategy: CondensationStrategy, folder: Path
+    result: CondensationResult,
+    strategy: CondensationStrategy,
+    folder: Path,
+    *settings: Settings,
 ) -> None:
     """Write ``result.json`` and ``merged.safetensors``.
+
+    Args:
+        result: Of the run.
+        strategy: That made it.
+        folder: Where to write.
+        settings: Of the run, for the record.
 
     Raises:
         RunError: The folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"rounds": [asdict(report) for report in result.state.reports]}
+    content = {
+        "settings": {
+            k: v for each in settings for k, v in each.to_run_config().items()
+        },
+        "rounds": [asdict(report) for report in result.state.reports],
+    }
     atomic_write_text(folder / RESULT, json.dumps(content, indent=2) + "\n")
     contributions = list(result.state.contributions.values())
     mean, std = result.state.normalisation

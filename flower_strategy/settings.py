@@ -5,9 +5,10 @@ A key is the name of a field with dashes: ``upload_bytes`` is ``upload-bytes`` i
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -24,6 +25,8 @@ class Settings:
         ConfigError: A value is out of range, or its type is not that of the field.
     """
 
+    SOURCE: ClassVar[str] = "run config"
+
     @classmethod
     def read(cls, run_config: Mapping[str, Any]) -> Self:
         """Read the fields of this class; a missing key takes its default."""
@@ -37,11 +40,15 @@ class Settings:
                 value = float(value)
             if type(value) is not kind:
                 raise ConfigError(
-                    f"run config {key} is {value!r}: give a {kind.__name__}, as in "
-                    f"{key}={field.default!r}"
+                    f"{cls.SOURCE} {key} is {value!r}: give a {kind.__name__}, as in "
+                    f"{key}={_toml(field.default)}"
                 )
             values[field.name] = value
         return cls(**values)
+
+    def to_run_config(self) -> dict[str, Any]:
+        """All fields under their keys; what `read` reads."""
+        return {_key(name): value for name, value in dataclasses.asdict(self).items()}
 
     def require(self, **least: float) -> None:
         """Check that fields are at least the given values."""
@@ -49,7 +56,7 @@ class Settings:
             value = getattr(self, name)
             if not value >= bound:
                 raise ConfigError(
-                    f"run config {_key(name)} is {value}: give at least {bound}"
+                    f"{self.SOURCE} {_key(name)} is {value}: give at least {bound}"
                 )
 
 
@@ -165,13 +172,17 @@ class ServerSettings(Settings):
     min_clients: int = 2
     """Contributions that a round needs."""
     min_available_clients: int = 0
-    """Clients to wait for before a round; 0 is ``min_clients``. Clients that connect
-    later take part from the next round."""
+    """Clients to wait for before a round; 0 does not say how many there are: then
+    ``min_clients`` are needed, and ``settle_seconds`` count. Clients that connect later
+    take part from the next round, which one shot does not have."""
+    settle_seconds: float = 10.0
+    """The first round starts only when no further client has connected for so long."""
     wait_seconds: float = 120.0
-    """How long to wait for them. Then the round starts if ``min_clients`` are
-    connected; with fewer, the run ends."""
+    """How long to wait in all. Then the round starts if ``min_clients`` are connected;
+    with fewer, the run ends."""
     round_seconds: float = 3600.0
-    """Deadline of a round; clients that are late count as missing."""
+    """Deadline of a round; clients that are late count as missing. Testing by clients
+    has the same deadline again."""
     synthetic_images: int = 20_000
     """Images drawn from all generators together, per round of training."""
     train_steps: int = 1_000
@@ -203,7 +214,8 @@ class ServerSettings(Settings):
     """Folder for rounds, result and merged artefact; ``""`` writes nothing. Give an
     absolute path: a server app does not run where ``flwr run`` is called."""
     resume_from: str = ""
-    """Folder of an interrupted run to continue; may be the same as ``save-to``."""
+    """Folder of an interrupted run to continue. It may be the same as ``save-to``, and
+    then need not exist yet."""
     merged_images_per_class: int = 50
     """Images of each class in the merged artefact."""
 
@@ -213,6 +225,7 @@ class ServerSettings(Settings):
             num_server_rounds=1,
             min_clients=1,
             min_available_clients=0,
+            settle_seconds=0.0,
             wait_seconds=0.0,
             round_seconds=1.0,
             synthetic_images=1,
@@ -236,6 +249,10 @@ class ServerSettings(Settings):
                     f"run config {_key(name)} is {getattr(self, name)}: choose a value "
                     "above 0 and at most 1"
                 )
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value).replace("Infinity", "inf")
 
 
 def _key(name: str) -> str:

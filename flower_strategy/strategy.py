@@ -91,6 +91,7 @@ class CondensationStrategy(Strategy):
         )
         self._roster = Roster()
         self._asked: list[Message] = []  # in the newest round
+        self._settled = False  # whether the clients of the first round are there
 
     def summary(self) -> None:
         """Log the settings."""
@@ -123,7 +124,8 @@ class CondensationStrategy(Strategy):
             timeout: Overrides the deadline of a round, in seconds.
             train_config: Further values for the clients' training messages.
             evaluate_config: Likewise for evaluation.
-            evaluate_fn: Called with round and weights after every round.
+            evaluate_fn: Called with round and weights after every round, and before
+                the first with 0.
 
         Raises:
             ConfigError: ``num_rounds`` is below 1, or ``timeout`` not above 0, or
@@ -138,22 +140,23 @@ class CondensationStrategy(Strategy):
         save_to, resume_from = self._folders
         if save_to and save_to != resume_from and not self.state.reports:
             refuse_rounds(save_to)
-        if resume_from:
-            self._resume(grid, resume_from)
+        if resume_from and (resume_from != save_to or resume_from.is_dir()):
+            # One command starts and restarts a run if both are the same new folder.
+            self._resume(grid, resume_from, seconds)
         self._initialise(initial_arrays)
         self.summary()
         result = CondensationResult()
+        if evaluate_fn is not None and not self.state.reports:
+            result.evaluated(0, evaluate_fn(0, self.state.arrays))
         for number in range(self.state.server_round + 1, rounds + 1):
             log(INFO, "[ROUND %d/%d]", number, rounds)
             self.run_round(grid, number, seconds, train_config or ConfigRecord())
             arrays = self.state.arrays
-            if evaluate_fn is not None and (found := evaluate_fn(number, arrays)):
-                result.evaluate_metrics_serverapp[number] = found
-            local = self._ask_clients(
+            if evaluate_fn is not None:
+                result.evaluated(number, evaluate_fn(number, arrays))
+            self._ask_clients(
                 grid, number, arrays, evaluate_config or ConfigRecord(), seconds
             )
-            if local is not None:
-                result.evaluate_metrics_clientapp[number] = local
             if save_to:
                 self.state.save(save_to)
         result.finish(self.state, self.dropped)
@@ -171,8 +174,15 @@ class CondensationStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """A message for each client that is asked to condense."""
-        chosen = self.sample_nodes(self._wait_for_nodes(grid), server_round)
+        """A message for each client that is asked to condense.
+
+        Before the first training ``arrays`` are the first weights of the global model;
+        if there are none, the seed decides.
+        """
+        self._initialise(arrays)
+        nodes = self._wait_for_nodes(grid)
+        chosen = self.sample_nodes(nodes, server_round)
+        log(INFO, "\t├──> asking %d of %d connected clients", len(chosen), len(nodes))
         down = ConfigRecord({**config, "server-round": server_round})
         self._asked = []
         for node in chosen:
@@ -201,7 +211,6 @@ class CondensationStrategy(Strategy):
         """Train on replies to `configure_train`; for callers with their own loop."""
         started = time.monotonic()
         found = sort_replies(self._asked, replies)
-        self._initialise(None)
         self._close_round(server_round, found, sent=self._asked, started=started)
         return self.state.arrays, metrics_of(self.state.reports[-1])
 
@@ -245,20 +254,26 @@ class CondensationStrategy(Strategy):
         arrays: ArrayRecord,
         config: ConfigRecord,
         seconds: float,
-    ) -> MetricRecord | None:
+    ) -> None:
         """Have clients test the global model; add the result to the round's report."""
         sent = list(self.configure_evaluate(server_round, arrays, config, grid))
         answers = exchange(grid, sent, seconds)
-        for node, reason in answers.failed.items():
-            log(WARNING, "\t├──> not tested by node %d: %s", node, reason)
+        late = dict.fromkeys(answers.missing, "did not answer")
+        untested = {
+            f"node {node}": why for node, why in (answers.failed | late).items()
+        }
+        for who, reason in untested.items():
+            log(WARNING, "\t├──> not tested by %s: %s", who, reason)
         replies = answers.content.values()
         found = self.aggregate_evaluate(server_round, replies)
         *earlier, report = self.state.reports
-        report = with_traffic(report, sent, replies)
+        report = replace(with_traffic(report, sent, replies), untested=untested)
         if found is not None:
-            report = replace(report, client_accuracy=cast(float, found["accuracy"]))
+            percent = cast(float, found["accuracy"])
+            images = cast(int, found["num-examples"])
+            log(INFO, "\t└──> by clients %.2f %% on %d images", percent, images)
+            report = replace(report, client_accuracy=percent, client_images=images)
         self.state = replace(self.state, reports=[*earlier, report])
-        return found
 
     def _close_round(
         self,
@@ -320,25 +335,28 @@ class CondensationStrategy(Strategy):
             model=dict(weights), meaning=meaning_of(self.model, self.limits)
         )
 
-    def _resume(self, grid: Grid, folder: Path) -> None:
+    def _resume(self, grid: Grid, folder: Path, seconds: float) -> None:
         """Load the state, and find its clients again to return their generators."""
         self.state = RunState.load(folder)
         self.state.check_meaning(meaning_of(self.model, self.limits))
         if not self.state.contributions:
             return
         self.dropped = self._training.find_outliers(self.state)
-        self._roster.ask_names(
-            grid,
-            self._wait_for_nodes(grid),
-            self.state.contributions,
-            self.settings.wait_seconds,
-        )
+        nodes = self._wait_for_nodes(grid)
+        self._roster.ask_names(grid, nodes, self.state.contributions, seconds)
 
     def _wait_for_nodes(self, grid: Grid) -> list[int]:
+        """Those that are connected, in the first round when no more come."""
         settings = self.settings
-        return wait_for_nodes(
+        counted = settings.min_available_clients or getattr(
+            grid, "all_connected", False
+        )
+        nodes = wait_for_nodes(
             grid,
             settings.min_clients,
             settings.wait_seconds,
             wanted=settings.min_available_clients,
+            settle=0.0 if counted or self._settled else settings.settle_seconds,
         )
+        self._settled = True
+        return nodes

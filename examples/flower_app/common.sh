@@ -45,7 +45,7 @@ prepare() { # KEY=VALUE...: find the environment, make the folders, tidy up at e
     FLWR_HOME=$(mktemp -d "${TMPDIR:-/tmp}/flwr-XXXXXX")
     temporary_home=$FLWR_HOME
   fi
-  # Without the first, Flower downloads the app's dependencies for every run.
+  # Without the third, Flower makes an empty environment for every run.
   export PATH FLWR_HOME FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 \
     FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 RAY_USAGE_STATS_ENABLED=0
   PORT=${PORT:-$(free_port)}
@@ -111,8 +111,7 @@ start_superlink() { # SCHEME [CA] OPTION...: on loopback, known to flwr as $supe
   fi
   printf '\n[superlink.%s]\naddress = "127.0.0.1:%s"\n%s\n' "$superlink" "$PORT" "$trust" \
     >>"$FLWR_HOME/config.toml"
-  start superlink flower-superlink --host 127.0.0.1 --port "$PORT" \
-    --disable-runtime-dependency-installation "$@"
+  start superlink flower-superlink --host 127.0.0.1 --port "$PORT" "$@"
   "$PYTHON" - "$scheme://127.0.0.1:$PORT/health" "$ca" "${processes[-1]}" <<'PY' ||
 import os, ssl, sys, time, urllib.request
 
@@ -175,6 +174,8 @@ for who, reason in last["rejected"].items():
     print(f"left out {who}: {reason}")
 if last["missing"]:
     print(f"{last['missing']} clients did not answer")
+for who, reason in last["untested"].items():
+    print(f"not tested by {who}: {reason}")
 accuracy, by_clients = (
     "not measured" if last[key] is None else f"{last[key]:.2f} %"
     for key in ("accuracy", "client_accuracy")

@@ -23,7 +23,7 @@ class Scripted(LocalGrid):
         return self._answer(message)
 
 
-def ask(grid, seconds=0.0):
+def ask(grid, seconds=0.1):
     messages = [Message(content("?"), node, "query.x") for node in grid.get_node_ids()]
     return exchange(grid, messages, seconds)
 
@@ -42,6 +42,11 @@ def test_messages_live_as_long_as_answers_are_waited_for():
     grid = Scripted(lambda m: Message(content(str(m.metadata.ttl)), reply_to=m))
     replies = ask(grid, seconds=7200.0)
     assert replies.content[100].content["config"]["text"] == "7200.0"
+
+
+def test_a_message_without_time_is_refused_as_by_flower():
+    with pytest.raises(ValueError, match="Invalid message"):
+        ask(Scripted(lambda m: Message(content("here"), reply_to=m)), seconds=0.0)
 
 
 def superlink_answers(message):
@@ -132,3 +137,34 @@ def test_more_nodes_are_waited_for_if_wanted(monkeypatch):
     monkeypatch.setattr(grid, "get_node_ids", lambda: next(connected))
     monkeypatch.setattr("flower_strategy.exchange.PAUSE_SECONDS", 0.0)
     assert wait_for_nodes(grid, 1, 60.0, wanted=3) == [100, 101, 102]
+
+
+def connecting(monkeypatch, grid, arrivals):
+    """One more node at each of these seconds of a clock that only pauses move."""
+    clock = [0.0]
+    there = list(grid.contexts)
+    monkeypatch.setattr("flower_strategy.exchange.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        "flower_strategy.exchange.time.sleep",
+        lambda seconds: clock.__setitem__(0, clock[0] + seconds),
+    )
+    monkeypatch.setattr(
+        grid,
+        "get_node_ids",
+        lambda: there[: sum(clock[0] >= arrival for arrival in arrivals)],
+    )
+    return clock
+
+
+def test_nodes_that_still_connect_are_waited_for(monkeypatch):
+    grid = Scripted(lambda m: None, nodes=10)
+    clock = connecting(monkeypatch, grid, [0, 0, 4, 5, 8, 17, 18, 19, 20, 21])
+    assert len(wait_for_nodes(grid, 2, 120.0, settle=10.0)) == 10
+    assert 31.0 <= clock[0] < 40.0
+
+
+def test_nodes_that_keep_connecting_do_not_delay_the_deadline(monkeypatch):
+    grid = Scripted(lambda m: None, nodes=10)
+    clock = connecting(monkeypatch, grid, range(0, 100, 9))
+    assert len(wait_for_nodes(grid, 2, 20.0, settle=10.0)) == 3
+    assert clock[0] < 25.0

@@ -48,9 +48,11 @@ def test_a_reply_nobody_thought_of_refuses_itself_alone(contribute, limits):
     assert refused == {"node 7": "unreadable: AttributeError"}
 
 
-def test_clients_of_an_earlier_run_are_greeted_once():
+def test_clients_of_an_earlier_run_are_greeted_once(caplog):
     roster, grid = Roster(), Named("b", "stranger", "a")
-    roster.ask_names(grid, list(grid.get_node_ids()), {"a", "b"}, seconds=1.0)
+    with caplog.at_level("INFO", "flwr"):
+        roster.ask_names(grid, list(grid.get_node_ids()), {"a", "b", "c"}, seconds=1.0)
+    assert "2 of 3 clients recognised" in caplog.text
     assert [roster.greet(node) for node in (100, 101, 102)] == ["b", None, "a"]
     assert roster.greet(100) is None
 

@@ -33,6 +33,16 @@ def test_round_trip(state, tmp_path):
         assert again.counts == contribution.counts
 
 
+def test_a_round_without_the_newest_fields_is_read(state, tmp_path):
+    state.save(tmp_path)
+    path = tmp_path / "round-001" / "round.json"
+    content = json.loads(path.read_text())
+    for name in ("client_images", "untested"):
+        del content["reports"][0][name]
+    path.write_text(json.dumps(content))
+    assert RunState.load(tmp_path).reports == state.reports
+
+
 def test_a_resumed_round_keeps_budgets_and_bytes(state, contribute, tmp_path):
     private = replace(contribute("a"), privacy={"epsilon": 1.0}, nbytes=123)
     replace(state, contributions={"a": private}).save(tmp_path)

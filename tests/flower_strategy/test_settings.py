@@ -28,6 +28,8 @@ def test_keys_are_field_names_with_dashes():
         (ServerSettings, {"label-smoothing": -0.1}, "label-smoothing"),
         (ServerSettings, {"class-balance": 1.5}, "class-balance"),
         (ServerSettings, {"round-seconds": float("nan")}, "round-seconds"),
+        (ServerSettings, {"flip": 1}, "give a bool, as in flip=true"),
+        (ModelSettings, {"network": 1}, 'as in network="convnet"'),
         (ClientSettings, {"upload-bytes": -1}, "upload-bytes"),
         (ClientSettings, {"upload-bytes": "60000"}, "upload-bytes"),
         (ClientSettings, {"min-class-count": 0}, "min-class-count"),
@@ -39,6 +41,13 @@ def test_keys_are_field_names_with_dashes():
 def test_a_wrong_value_names_key_and_remedy(kind, values, reason):
     with pytest.raises(ConfigError, match=reason):
         kind.read(values)
+
+
+@pytest.mark.parametrize(
+    "settings", [DataSettings(classes="cat,dog"), ServerSettings(flip=False)]
+)
+def test_settings_are_read_as_they_are_written(settings):
+    assert type(settings).read(settings.to_run_config()) == settings
 
 
 def test_class_names_are_read_in_order():

@@ -63,6 +63,25 @@ def test_every_setting_can_be_overridden():
         kind.read(found)
 
 
+INSTALL = """
+import sys
+from flwr.supercore.superexec.dependency_installer import install_app_dependencies
+install_app_dependencies(sys.argv[1])
+import flower_strategy.server_app
+"""
+
+
+def test_flower_needs_no_index_to_install_the_app(tmp_path):
+    pytest.importorskip("flwr.supercore.superexec.dependency_installer")
+    shutil.copytree(APP, tmp_path / "app")
+    offline = {"FLWR_HOME": str(tmp_path / "home"), "UV_OFFLINE": "1"}
+    subprocess.run(
+        [sys.executable, "-c", INSTALL, tmp_path / "app"],
+        env=os.environ | offline,
+        check=True,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
+from flwr.serverapp.strategy import Strategy
 
 from condense_core import CondensedDataset, ConfigError, RunError, evaluate
 from flower_strategy import condensing, global_model
+from flower_strategy import strategy as strategy_module
 from flower_strategy.client_app import app
 from flower_strategy.exchange import exchange
 from flower_strategy.local_grid import LocalGrid
@@ -127,6 +129,28 @@ def test_clients_test_the_global_model(strategy_of, grid_of, run_config):
     assert last(result).bytes_down > 3 * model
 
 
+def test_clients_that_do_not_test_are_in_the_report(
+    strategy_of, grid_of, run_config, caplog
+):
+    def at_the_test(fault):
+        def tamper(message, reply):
+            testing = message.metadata.message_type == "evaluate"
+            return fault(message, reply) if testing else reply
+
+        return tamper
+
+    run_config |= {"evaluate-clients": True, "round-seconds": 1.0}
+    faults = {0: at_the_test(vanishes), 1: at_the_test(raises)}
+    with caplog.at_level("INFO", "flwr"):
+        result = strategy_of(run_config).start(tampered(grid_of, run_config, faults))
+    report = last(result)
+    assert report.untested == {"node 100": "did not answer", "node 101": "boom"}
+    assert report.client_images == 120  # a third of the held-out images
+    assert report.missing == 0
+    assert "not tested by node 100: did not answer" in caplog.text
+    assert f"by clients {report.client_accuracy:.2f} % on 120 images" in caplog.text
+
+
 def test_a_share_of_the_clients_is_asked(strategy_of, grid_of, run_config):
     run_config |= {"fraction-train": 0.5, "num-server-rounds": 2, "min-clients": 1}
     result = strategy_of(run_config).start(grid_of(run_config, clients=4))
@@ -145,6 +169,36 @@ def test_the_clients_that_are_asked_are_drawn_anew_in_every_round(
     )
     assert len(first) == len(second) == 10
     assert first == again != second
+
+
+@pytest.mark.parametrize(
+    ("counted", "settles"),
+    [({}, [7.0, 0.0]), ({"min-available-clients": 3}, [0.0, 0.0])],
+)
+def test_the_first_round_starts_when_no_more_clients_connect(
+    strategy_of, grid_of, run_config, monkeypatch, caplog, counted, settles
+):
+    waited, original = [], strategy_module.wait_for_nodes
+
+    def recorded(*arguments, settle, **options):
+        waited.append(settle)
+        return original(*arguments, settle=settle, **options)
+
+    monkeypatch.setattr(strategy_module, "wait_for_nodes", recorded)
+    run_config |= {"settle-seconds": 7.0, "fraction-train": 0.7, **counted}
+    grid = grid_of(run_config, kind=Failing)
+    grid.all_connected = False
+    with caplog.at_level("INFO", "flwr"):
+        strategy_of(run_config).start(grid, num_rounds=2)
+    assert waited == settles
+    assert "asking 2 of 3 connected clients" in caplog.text
+
+
+def test_nobody_is_waited_for_within_one_process(strategy_of, grid_of, run_config):
+    run_config |= {"settle-seconds": 600.0, "wait-seconds": 600.0}
+    started = time.monotonic()
+    strategy_of(run_config).start(grid_of(run_config, kind=Failing))
+    assert time.monotonic() - started < 60
 
 
 def test_too_few_clients_end_the_run_with_a_remedy(strategy_of, grid_of, run_config):
@@ -534,6 +588,21 @@ def test_a_stopped_server_resumes_with_new_nodes(
     assert resumed.state.reports[2].accuracy == whole.state.reports[2].accuracy
 
 
+def test_names_are_asked_for_with_the_deadline_of_a_round(
+    strategy_of, grid_of, run_config, contribute, tmp_path
+):
+    run_config |= {"save-to": str(tmp_path), "wait-seconds": 5.0}
+    strategy = strategy_of(run_config)
+    strategy.start(grid_of(run_config, kind=Failing))
+    contributions = {"partition-0": contribute("partition-0")}
+    replace(strategy.state, contributions=contributions).save(tmp_path)
+    after = run_config | {"resume-from": str(tmp_path), "round-seconds": 77.0}
+    grid = grid_of(after, kind=Failing)
+    strategy_of(after).start(grid)
+    assert {message.metadata.ttl for message in grid.asked} == {77.0}
+    assert {m.metadata.message_type for m in grid.asked} == {"query.identify"}
+
+
 def test_a_failed_training_does_not_cost_the_clients_work(
     strategy_of, grid_of, run_config, tmp_path, monkeypatch
 ):
@@ -576,6 +645,17 @@ def test_a_folder_with_rounds_of_another_run_is_refused_before_any_work(
     with pytest.raises(ConfigError, match="holds rounds of another run"):
         strategy_of(run_config).start(grid)
     assert not grid.asked
+
+
+def test_one_command_starts_and_restarts_a_run(
+    strategy_of, grid_of, run_config, tmp_path
+):
+    folder = str(tmp_path / "run")
+    run_config |= {"save-to": folder, "resume-from": folder}
+    for rounds in (1, 2):
+        strategy = strategy_of(run_config)
+        result = strategy.start(grid_of(run_config, kind=Failing), num_rounds=rounds)
+        assert len(result.state.reports) == rounds
 
 
 def test_a_run_that_is_started_again_goes_on_in_its_own_folder(
@@ -648,6 +728,51 @@ def test_the_callers_weights_are_the_first_model(strategy_of, grid_of, run_confi
         grid_of(run_config, kind=Failing), initial_arrays=ArrayRecord(given)
     )
     torch.testing.assert_close(dict(result.state.model), given, rtol=0, atol=0)
+
+
+def test_the_callers_weights_are_the_first_model_in_flowers_own_loop(
+    strategy_of, grid_of, run_config
+):
+    strategy = strategy_of(run_config)
+    seeded = strategy.start(grid_of(run_config, kind=Failing)).state.model
+    given = {name: value + 1 for name, value in seeded.items()}
+    result = Strategy.start(
+        strategy_of(run_config),
+        grid_of(run_config, kind=Failing),
+        ArrayRecord(given),
+        num_rounds=1,
+    )
+    found = result.arrays.to_torch_state_dict()
+    torch.testing.assert_close(dict(found), given, rtol=0, atol=0)
+
+
+def test_the_callers_test_comes_before_the_first_round_of_a_new_run(
+    strategy_of, grid_of, run_config, tmp_path
+):
+    def test(server_round, arrays):
+        tested.append((server_round, len(arrays) > 0))
+        return MetricRecord({"loss": float(server_round)})
+
+    run_config |= {"save-to": str(tmp_path), "resume-from": str(tmp_path)}
+    for rounds, expected in ((1, [0, 1]), (2, [2])):
+        tested = []
+        result = strategy_of(run_config).start(
+            grid_of(run_config, kind=Failing), num_rounds=rounds, evaluate_fn=test
+        )
+        assert tested == [(number, True) for number in expected]
+        assert list(result.evaluate_metrics_serverapp) == expected
+
+
+def test_a_resumed_run_has_the_metrics_of_all_rounds(
+    strategy_of, grid_of, run_config, tmp_path
+):
+    run_config |= {"save-to": str(tmp_path), "evaluate-clients": True}
+    first = strategy_of(run_config).start(grid_of(run_config))
+    again = strategy_of(run_config | {"resume-from": str(tmp_path)}).start(
+        grid_of(run_config, kind=Failing)
+    )
+    assert again.evaluate_metrics_clientapp == first.evaluate_metrics_clientapp
+    assert again.evaluate_metrics_clientapp[1]["num-examples"] == 360
 
 
 def test_the_callers_values_and_deadline_go_to_the_clients(
