@@ -297,36 +297,27 @@ def test_more_processes_than_classes_are_refused(tiny_config):
         check_ranks(small, 3, Ranks(0, 2))
 
 
-def test_the_command_refuses_before_it_writes(
-    tiny_config, npz_root, tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize(
+    ("ranks", "override", "message"),
+    [
+        (Ranks(1, 4), [], "4 processes for 3 classes of a step"),
+        (Ranks(0, 2), ["compute.compile=graphs"], "graphs needs one process"),
+    ],
+)
+def test_the_command_refuses_before_it_times_or_writes(
+    tiny_config, npz_root, tmp_path, monkeypatch, capsys, ranks, override, message
 ):
     @distributed.contextmanager
-    def four(device):
-        yield Ranks(1, 4)
+    def group(device):
+        yield ranks
 
-    monkeypatch.setattr(condensing, "process_group", four)
-    path, out = tmp_path / "tiny.yaml", tmp_path / "run"
-    path.write_text(tiny_config.to_yaml())
-    line = f"run {path} --data-root {npz_root} --out {out} --device cpu"
-    assert main(line.split()) == 2
-    assert "4 processes for 3 classes of a step" in capsys.readouterr().err
-    assert not out.exists()
-
-
-def test_graphs_of_two_processes_are_refused_before_anything_is_timed(
-    tiny_config, npz_root, tmp_path, monkeypatch, capsys
-):
-    @distributed.contextmanager
-    def two(device):
-        yield Ranks(0, 2)
-
-    monkeypatch.setattr(condensing, "process_group", two)
+    monkeypatch.setattr(condensing, "process_group", group)
     monkeypatch.setattr(condensing, "schedule", None)
     path, out = tmp_path / "tiny.yaml", tmp_path / "run"
-    path.write_text(tiny_config.with_overrides(["compute.compile=graphs"]).to_yaml())
+    path.write_text(tiny_config.with_overrides(override).to_yaml())
     line = f"run {path} --data-root {npz_root} --out {out} --device cpu"
     assert main(line.split()) == 2
-    assert "compute.compile=graphs needs one process" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not out.exists()
 
 
