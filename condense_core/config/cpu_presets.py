@@ -54,10 +54,12 @@ TEN: dict[str, Settings] = {
     "mnist": {"loop": {"restarts": 24}, "unrolled": SHORT},
     "fashionmnist": {"loop": {"restarts": 12}, "unrolled": {**SHORT, "width": 32}},
     "cifar10": {
-        "format": {"channels": 64},
-        "loop": {"restarts": 34},
+        "format": {"channels": 80},
+        "loop": {"restarts": 38},
+        "optimiser": {"fit_steps": 3},
         "unrolled": {
             "window": 10,
+            "real_batch": 400,
             "max_age": 60,
             "learning_rate": 3e-2,
             "width": 32,
