@@ -182,10 +182,12 @@ class CondensedReplayPlugin(
         if isinstance(self.memory, GeneratorMemory):
             require_labels(minibatch[1])
         old = self._classes_to_replay()
+        if not old:
+            return
         count = self.batch_size_mem or self._balanced_count(minibatch, old)
         rng = make_generator(self.seed, "replay", self._iterations)
-        self._iterations += bool(old)
-        if not old or not count:
+        self._iterations += 1
+        if not count:
             return
         images, labels, tasks = self._sample(count, rng, old)
         if self.detail or (self.detail is None and images.shape[1] == 3):

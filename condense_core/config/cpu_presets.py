@@ -1,4 +1,4 @@
-"""Settings for a CPU: narrow networks, and as many updates as take up to 100 minutes.
+"""Settings for a CPU: narrow networks, and as many updates as take up to 134 minutes.
 
 How they were chosen is in docs/condensation-choices.md.
 """

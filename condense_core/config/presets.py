@@ -1,7 +1,7 @@
 """Named configurations: one row a data set, one a number of images per class.
 
 ``NAME-ipcK`` is the full setting, for minutes on a GPU; ``NAME-ipcK-cpu`` is narrower
-and shorter and takes 17 to 100 minutes on a CPU. ``NAME-ipcK-paper`` keeps to what the
+and shorter and takes 17 to 134 minutes on a CPU. ``NAME-ipcK-paper`` keeps to what the
 paper says: its five losses, its optimisers, Algorithm 1 and adversarial pre-training
 (docs/paper-to-code.md has what it leaves open); ``NAME-ipcK-itgan`` learns codes alone.
 ``digits`` is the demo, ``replay`` what a replay memory condenses with, ``federated``
